@@ -1,0 +1,16 @@
+//! The words and rules of Stillframe, without any input or output.
+//!
+//! Owns: extents, machine descriptions, schedules, retention, job states and errors, permissions, the clock trait.
+//! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
+
+pub mod clock;
+pub mod extent;
+pub mod job;
+pub mod machine;
+pub mod permission;
+pub mod point;
+pub mod retention;
+pub mod schedule;
+
+pub use clock::{Clock, SystemClock};
+pub use extent::Extent;
