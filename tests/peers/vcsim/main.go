@@ -1,0 +1,48 @@
+// vcsim serves a vSphere endpoint that shares no code with this project: a second opinion on our requests.
+//
+// The simulator itself is the library of Debian's golang-github-vmware-govmomi-dev; scripts/build-vcsim.sh builds this.
+// It prints one line, "VCSIM <url> <user> <password>", and serves until standard input is closed, so it cannot
+// outlive the test that started it. It listens on loopback only.
+package main
+
+import (
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+
+	"github.com/vmware/govmomi/simulator"
+)
+
+// Fixed, so that a wrong password is refused; the library's own default account accepts anything.
+const user, password = "root", "vcsim-peer"
+
+func main() {
+	vcenter := flag.Bool("vcenter", false, "simulate a vCenter with a cluster instead of one ESXi host")
+	machines := flag.Int("machines", 2, "virtual machines per resource pool")
+	listen := flag.String("listen", "127.0.0.1:0", "address; port 0 takes a free one")
+	flag.Parse()
+
+	model := simulator.ESX()
+	if *vcenter {
+		model = simulator.VPX()
+	}
+	model.Machine = *machines
+	if err := model.Create(); err != nil {
+		fmt.Fprintln(os.Stderr, "vcsim: cannot create the inventory:", err)
+		os.Exit(1)
+	}
+	defer model.Remove() // the datastores are temporary folders
+
+	model.Service.TLS = new(tls.Config)
+	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(user, password)}
+	server := model.Service.NewServer()
+	defer server.Close()
+
+	address := *server.URL
+	address.User = nil
+	fmt.Println("VCSIM", address.String(), user, password)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
