@@ -1,0 +1,95 @@
+//! What can go wrong with a repository, and where. Texts name the object, machine, disk and bytes; never a secret.
+
+use domain::Extent;
+
+use crate::backend::BackendError;
+use crate::point::PointId;
+
+/// A failed read of the disk being backed up, as the caller's source gave it. Can be downcast.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Shorthand of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything this crate fails with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The place exists or not, but holds no repository.
+    #[error("{place} is not a repository: {reason}")]
+    NotARepository { place: String, reason: &'static str },
+    /// `init` was asked to create a repository over something else.
+    #[error("{place} is not empty: a new repository needs a place of its own")]
+    NotEmpty { place: String },
+    /// No key slot opens with this passphrase (or recovery key).
+    #[error("the passphrase does not open the repository in {place}")]
+    WrongPassphrase { place: String },
+    /// It looks like a recovery key, but its check characters do not match.
+    #[error("the recovery key is mistyped: its check characters do not match")]
+    MistypedRecoveryKey,
+    /// An object does not hold what was written into it.
+    #[error("{object} is damaged: {reason}")]
+    Damaged { object: String, reason: String },
+    /// An object or chunk that others refer to is gone.
+    #[error("{object} is missing")]
+    Missing { object: String },
+    /// Written by a newer program.
+    #[error("{object} has format version {version}, this program knows version {known}")]
+    UnknownVersion { object: String, version: u32, known: u32 },
+    /// Part of a disk of a restore point cannot be read.
+    #[error("disk {disk} of {machine} at restore point {point} cannot be read at {}+{}", extent.offset, extent.length)]
+    DiskDamaged { point: PointId, machine: String, disk: i32, extent: Extent, source: Box<Error> },
+    /// The storage location refused or failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The disk being backed up could not be read.
+    #[error("disk {disk} could not be read from its host at byte {offset}")]
+    Source { disk: i32, offset: u64, source: SourceError },
+    /// The source gave fewer or more bytes than the range it was asked for.
+    #[error("disk {disk}: the host sent {got} bytes at byte {offset}, {wanted} were asked for")]
+    SourceLength { disk: i32, offset: u64, wanted: u64, got: u64 },
+    /// The read plan does not fit the disk or its base.
+    #[error("disk {disk} cannot be backed up as planned: {reason}")]
+    Plan { disk: i32, reason: String },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// No such restore point here.
+    #[error("restore point {0} is not in this repository")]
+    NoSuchPoint(PointId),
+    /// A restore point of that id is there already.
+    #[error("restore point {0} exists already")]
+    PointExists(PointId),
+    /// The point has no disk of that key.
+    #[error("restore point {point} has no disk {disk}")]
+    NoSuchDisk { point: PointId, disk: i32 },
+    /// A read that starts or ends after the disk does.
+    #[error("disk {disk} is {size} bytes long: {}+{} is outside", extent.offset, extent.length)]
+    OutOfRange { disk: i32, size: u64, extent: Extent },
+    /// An option or value outside its limits.
+    #[error("{what} is outside its limits: {value}")]
+    Limit { what: &'static str, value: u64 },
+    /// A defect of this program; says which step.
+    #[error("internal failure in {0}")]
+    Internal(&'static str),
+}
+
+impl Error {
+    /// A damaged object.
+    pub(crate) fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Damaged { object: object.into(), reason: reason.into() }
+    }
+
+    /// True when what the repository holds is at fault (damaged or missing), so that reading everything again helps.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Missing { .. } | Self::DiskDamaged { .. } => true,
+            Self::Backend(error) => error.kind == crate::backend::BackendErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
+    /// True when the storage location is full.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.kind == crate::backend::BackendErrorKind::OutOfSpace)
+    }
+}
