@@ -137,3 +137,23 @@ impl PowerState {
         }
     }
 }
+
+/// Whether the guest is asked to freeze its file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiesce {
+    /// Ask; if the host refuses, take a crash-consistent snapshot and say so.
+    Prefer,
+    /// Do not ask.
+    Off,
+}
+
+impl Quiesce {
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefer => "prefer",
+            Self::Off => "off",
+        }
+    }
+}

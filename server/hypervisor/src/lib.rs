@@ -13,6 +13,8 @@ use futures_util::stream::BoxStream;
 use std::sync::Arc;
 
 mod error;
+pub use domain::finding::{Finding, Severity};
+pub use domain::machine::Quiesce;
 pub use error::{ErrorKind, HostError};
 
 /// Result of talking to a host.
@@ -79,31 +81,6 @@ pub struct DevicePreflight {
     pub host_uuid: Option<String>,
     /// What was found, worst first.
     pub findings: Vec<Finding>,
-}
-
-/// One sentence about what will or will not work, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Finding {
-    /// Whether backups are impossible, degraded, or fine.
-    pub severity: Severity,
-    /// Stable word, e.g. `free_licence`, `rdm`, `independent_disk`, `snapshots_exist`.
-    pub code: String,
-    /// What was found, naming the machine or disk.
-    pub message: String,
-    /// What the operator can do.
-    pub hint: String,
-}
-
-/// Gravity of a [`Finding`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Cannot be backed up.
-    Blocker,
-    /// Works, with a drawback.
-    Warning,
-    /// Good to know.
-    Info,
 }
 
 /// All that a device holds.
@@ -192,16 +169,6 @@ pub enum TrackingState {
     SwitchedOn,
     /// The host refused, with its reason.
     Refused(String),
-}
-
-/// Whether the guest is asked to freeze its file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Quiesce {
-    /// Ask; if the host refuses, take a crash-consistent snapshot and say so.
-    Prefer,
-    /// Do not ask.
-    Off,
 }
 
 /// A snapshot to make.
