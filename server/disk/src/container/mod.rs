@@ -1,0 +1,3 @@
+//! Container formats of virtual disks.
+
+pub mod vmdk;
