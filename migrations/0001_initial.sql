@@ -157,7 +157,8 @@ create unique index repository_path on repository (kind, path);
 create table backup_task (
     task_id       bigint generated always as identity primary key,
     name          text not null check (length(name) between 1 and 200),
-    repository_id uuid not null references repository,
+    -- Null only when the repository of a deleted task was removed.
+    repository_id uuid references repository on delete set null,
     -- domain::Schedule, domain::Retention as JSON.
     schedule      jsonb not null,
     retention     jsonb not null,
@@ -169,7 +170,8 @@ create table backup_task (
     -- Due time of the next run by schedule, kept by the scheduler; null for manual tasks.
     next_due_at   timestamptz,
     created_at    timestamptz not null default now(),
-    deleted_at    timestamptz
+    deleted_at    timestamptz,
+    check (repository_id is not null or deleted_at is not null)
 );
 create unique index backup_task_name on backup_task (lower(name)) where deleted_at is null;
 
@@ -202,9 +204,11 @@ create table job (
     job_id           bigint generated always as identity primary key,
     kind             text not null check (kind in ('backup', 'restore', 'inventory', 'reconcile', 'verify')),
     run_id           bigint references run on delete cascade,
-    vm_id            bigint references virtual_machine on delete cascade,
-    device_id        bigint references device on delete cascade,
-    repository_id    uuid references repository,
+    -- The machine's or device's name when the job was made: the history outlives what it is about.
+    title            text not null,
+    vm_id            bigint references virtual_machine on delete set null,
+    device_id        bigint references device on delete set null,
+    repository_id    uuid references repository on delete set null,
     payload          jsonb not null default '{}',
     state            text not null default 'queued'
                      check (state in ('queued', 'running', 'succeeded', 'warning', 'failed', 'cancelled')),
@@ -225,6 +229,7 @@ create table job (
     bytes_stored     bigint not null default 0,
     bytes_per_second bigint not null default 0,
     warnings         integer not null default 0,
+    log_lines        integer not null default 0,
     result           jsonb,
     error            jsonb,                        -- domain::JobError
     created_at       timestamptz not null default now(),
@@ -237,6 +242,7 @@ create index job_queue on job (priority desc, run_after, job_id) where state = '
 create index job_lease on job (lease_expires_at) where state = 'running';
 create index job_run on job (run_id);
 create index job_vm on job (vm_id, created_at desc);
+create index job_device on job (device_id, created_at desc);
 -- Housekeeping jobs are not piled up.
 create unique index job_one_queued_housekeeping on job (kind, concurrency_key)
     where state = 'queued' and kind in ('inventory', 'reconcile');
@@ -263,7 +269,7 @@ create index job_log_job on job_log (job_id, log_id);
 -- The index of committed points. The manifest in the repository is the truth.
 create table restore_point (
     point_id       uuid primary key,
-    repository_id  uuid not null references repository,
+    repository_id  uuid not null references repository on delete cascade,
     vm_id          bigint references virtual_machine on delete set null,
     task_id        bigint references backup_task on delete set null,
     job_id         bigint references job on delete set null,
@@ -291,13 +297,13 @@ create index restore_point_repository on restore_point (repository_id, taken_at 
 -- Journal of everything we change on a host: written before, completed after, and undone by the reconciler.
 create table host_change (
     change_id   bigint generated always as identity primary key,
-    device_id   bigint not null references device,
+    device_id   bigint not null references device on delete cascade,
     vm_id       bigint references virtual_machine on delete set null,
     job_id      bigint references job on delete set null,
     fence       bigint not null,
     kind        text not null check (kind in ('snapshot', 'import')),
     -- Unique name or token that finds it on the host even if the answer was lost.
-    token       text not null unique,
+    token       text not null constraint host_change_token unique,
     -- The machine's reference at that time (snapshot), or null (import: not known yet).
     machine_ref text,
     -- The host's reference of what was made, once known.

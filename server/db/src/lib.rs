@@ -1,1 +1,59 @@
+//! All SQL, the job queue, and the private Postgres.
+//!
+//! Owns: the schema (`/migrations`), every query, sealed credentials, leases and their fences, notifications.
+//! Must never: make a network call inside a transaction, give out a secret other than as a `SecretString`, or take the
+//! time from anywhere but Postgres's `now()`.
+//! Read next: `jobs/lease.rs` for the queue, `runs.rs` for what a start of a task is, `private_postgres.rs`.
+//!
+//! Queries are written at run time and every one is run by a test against a real Postgres: nobody needs a database to
+//! build.
 
+mod accounts;
+mod audit;
+mod column;
+mod database;
+mod devices;
+mod drafts;
+mod error;
+mod events;
+mod ids;
+mod inventory;
+mod jobs;
+mod journal;
+mod points;
+pub mod private_postgres;
+mod repositories;
+mod runs;
+mod scheduler;
+mod sealed;
+mod sessions;
+mod settings;
+mod tasks;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod views;
+
+pub use accounts::{Account, Theme};
+pub use audit::{Audit, AuditEntry};
+pub use database::{Address, Database};
+pub use devices::{Device, DeviceUpdate, FullReads, NewDevice, Preflight};
+pub use drafts::{Draft, DraftKind};
+pub use error::{Conflict, Error, Result};
+pub use events::{Event, Events};
+pub use ids::{AccountId, ChangeId, DeviceId, DraftId, JobId, PointId, RepositoryId, RunId, TaskId, VmId};
+pub use inventory::{
+    Datastore, DatastoreInput, Disk, DiskInput, InventoryChanges, InventoryInput, Machine, MachineInput, Network,
+    NetworkInput,
+};
+pub use jobs::{
+    DiskProgress, Heartbeat, Job, JobDisk, LEASE_SECONDS, Lease, LeaseLimits, LogLine, NewJob, Outcome, Progress,
+    Reaped, back_off,
+};
+pub use journal::{Change, ChangeKind, ChangeState, NewChange};
+pub use points::{NewPoint, Point};
+pub use repositories::{NewRepository, Repository};
+pub use runs::{NewRestore, Run, RunKind, Start};
+pub use scheduler::DueTask;
+pub use sealed::CredentialKey;
+pub use sessions::{LoginFailures, NewSession, Session};
+pub use tasks::{Method, Task, TaskInput};

@@ -1,0 +1,203 @@
+//! Taking, keeping and giving back the right to work on a job.
+
+use super::end::{Ended, back_off, end_job};
+use super::{Job, Lease};
+use crate::column::Word;
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::events::{Event, notify};
+use crate::ids::{DeviceId, JobId, RunId, VmId};
+use domain::job::{JobError, JobKind, JobState};
+
+/// How long a lease holds without a heartbeat.
+pub const LEASE_SECONDS: u32 = 60;
+
+/// Serialises the counting of running jobs and the taking of one more ("stillfrm" in ASCII).
+const LEASE_LOCK: i64 = 0x7374_696c_6c66_726d;
+
+/// Jobs reaped in one go.
+const REAPED_MAX: i64 = 500;
+
+/// How many copies may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseLimits {
+    /// Backups and restores at a time, over all devices. `device.max_jobs` limits each device besides.
+    pub copies_total: u32,
+}
+
+/// Answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Someone asked for the job's end.
+    pub cancel_requested: bool,
+}
+
+/// A job whose worker has died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reaped {
+    /// The job.
+    pub job_id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Its device, where something may be left to remove.
+    pub device_id: Option<DeviceId>,
+    /// Its machine.
+    pub vm_id: Option<VmId>,
+    /// Its name, for the log.
+    pub title: String,
+    /// What became of it: queued again, failed, or cancelled.
+    pub state: JobState,
+}
+
+#[derive(sqlx::FromRow)]
+struct Expired {
+    job_id: JobId,
+    fence: i64,
+    #[sqlx(try_from = "Word")]
+    kind: JobKind,
+    run_id: Option<RunId>,
+    device_id: Option<DeviceId>,
+    vm_id: Option<VmId>,
+    title: String,
+    attempt: i32,
+    max_attempts: i32,
+    cancel_requested: bool,
+}
+
+impl Database {
+    /// Takes the next job of these kinds for [`LEASE_SECONDS`], if one is ready and the limits allow it.
+    pub async fn lease_job(&self, worker: &str, kinds: &[JobKind], limits: LeaseLimits) -> Result<Option<Job>> {
+        let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(LEASE_LOCK).execute(&mut *transaction).await?;
+        let job: Option<Job> = sqlx::query_as(
+            "with running as (select device_id, count(*) as copies from job
+                 where state = 'running' and kind in ('backup', 'restore') group by device_id),
+             candidate as (
+                 select j.job_id from job j left join device d on d.device_id = j.device_id
+                 where j.state = 'queued' and j.run_after <= now() and j.kind = any($2)
+                     and not exists (select from job r
+                                     where r.state = 'running' and r.concurrency_key = j.concurrency_key)
+                     and (j.kind not in ('backup', 'restore')
+                          or ((select coalesce(sum(copies), 0) from running) < $3
+                              and coalesce((select copies from running where device_id = j.device_id), 0)
+                                  < coalesce(d.max_jobs, 1)))
+                 order by j.priority desc, j.run_after, j.job_id limit 1 for update of j skip locked)
+             update job set state = 'running', fence = fence + 1, attempt = attempt + 1, leased_by = $1,
+                 lease_expires_at = now() + make_interval(secs => $4), started_at = now(), finished_at = null,
+                 phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0,
+                 updated_at = now()
+             from candidate where job.job_id = candidate.job_id returning job.*",
+        )
+        .bind(worker)
+        .bind(kinds)
+        .bind(i64::from(limits.copies_total))
+        .bind(f64::from(LEASE_SECONDS))
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if let Some(job) = &job {
+            sqlx::query("delete from job_disk where job_id = $1").bind(job.job_id).execute(&mut *transaction).await?;
+            if let Some(run_id) = job.run_id {
+                crate::runs::recompute(&mut transaction, run_id).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(job)
+    }
+
+    /// Keeps the lease for another [`LEASE_SECONDS`].
+    pub async fn heartbeat(&self, lease: Lease) -> Result<Heartbeat> {
+        let cancel_requested: Option<bool> = sqlx::query_scalar(
+            "update job set lease_expires_at = now() + make_interval(secs => $3)
+             where job_id = $1 and fence = $2 and state = 'running' returning cancel_requested",
+        )
+        .bind(lease.job_id)
+        .bind(lease.fence)
+        .bind(f64::from(LEASE_SECONDS))
+        .fetch_optional(&self.pool)
+        .await?;
+        let cancel_requested = cancel_requested.ok_or(Error::LostLease(lease.job_id))?;
+        Ok(Heartbeat { cancel_requested })
+    }
+
+    /// Gives the job back because the server stops: queued again at once, and this attempt does not count.
+    pub async fn release(&self, lease: Lease) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        let run_id: Option<Option<RunId>> = sqlx::query_scalar(
+            "update job set state = 'queued', attempt = greatest(attempt - 1, 0), run_after = now(), leased_by = null,
+                 lease_expires_at = null, phase = '', bytes_per_second = 0, updated_at = now()
+             where job_id = $1 and fence = $2 and state = 'running' returning run_id",
+        )
+        .bind(lease.job_id)
+        .bind(lease.fence)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let run_id = run_id.ok_or(Error::LostLease(lease.job_id))?;
+        if let Some(run_id) = run_id {
+            crate::runs::recompute(&mut transaction, run_id).await?;
+        }
+        notify(&mut transaction, Event::JobsWaiting).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Ends the leases of all workers whose name begins so, at once: the process that had them is known to be dead.
+    /// [`Database::reap`] then returns their jobs.
+    pub async fn expire_leases(&self, worker_prefix: &str) -> Result<u64> {
+        let expired = sqlx::query(
+            "update job set lease_expires_at = now() where state = 'running' and starts_with(leased_by, $1)",
+        )
+        .bind(worker_prefix)
+        .execute(&self.pool)
+        .await?;
+        Ok(expired.rows_affected())
+    }
+
+    /// Returns jobs whose lease has run out: queued again after a pause, failed when it was the last attempt, cancelled
+    /// when someone had asked for that.
+    pub async fn reap(&self) -> Result<Vec<Reaped>> {
+        let mut transaction = self.pool.begin().await?;
+        let expired: Vec<Expired> = sqlx::query_as(
+            "select job_id, fence, kind, run_id, device_id, vm_id, title, attempt, max_attempts, cancel_requested
+             from job where state = 'running' and lease_expires_at <= now()
+             order by job_id limit $1 for update skip locked",
+        )
+        .bind(REAPED_MAX)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut reaped = Vec::with_capacity(expired.len());
+        for job in expired {
+            let error = worker_lost(&job.title);
+            let ended = if job.cancel_requested {
+                Ended::Final(JobState::Cancelled, None, Some(JobError::cancelled("The job was stopped.")))
+            } else if job.attempt >= job.max_attempts {
+                Ended::Final(JobState::Failed, None, Some(error))
+            } else {
+                Ended::Again(back_off(job.attempt.unsigned_abs()), error)
+            };
+            let state = ended.state();
+            let lease = Lease { job_id: job.job_id, fence: job.fence };
+            end_job(&mut transaction, lease, ended).await?;
+            reaped.push(Reaped {
+                job_id: job.job_id,
+                kind: job.kind,
+                device_id: job.device_id,
+                vm_id: job.vm_id,
+                title: job.title,
+                state,
+            });
+            debug_assert!(state == JobState::Queued || job.run_id.is_none() || state.is_final());
+        }
+        transaction.commit().await?;
+        Ok(reaped)
+    }
+}
+
+fn worker_lost(title: &str) -> JobError {
+    JobError::retry(
+        "job.worker_lost",
+        format!("The work on “{title}” ended without a word."),
+        "The server or worker that did it stopped, or lost its database for too long.",
+        "What it left on the host is removed; look at the server's log for the cause.",
+    )
+}

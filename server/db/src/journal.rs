@@ -1,0 +1,202 @@
+//! The journal of everything we change on hosts: written before, completed after, undone by the reconciler.
+//!
+//! States go forward only: intended → made → removing → removed, or made → kept. What comes after `intended` is a fact
+//! about the host and is written whoever holds the lease; it can never bring a removed change back.
+
+use crate::column::{Time, Word};
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::ids::{ChangeId, DeviceId, JobId, VmId};
+use crate::jobs::Lease;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A change about to be made.
+#[derive(Debug, Clone)]
+pub struct NewChange {
+    /// On which device.
+    pub device_id: DeviceId,
+    /// Of which machine.
+    pub vm_id: Option<VmId>,
+    /// What.
+    pub kind: ChangeKind,
+    /// Unique name or token that finds it on the host even if the answer was lost.
+    pub token: String,
+    /// The machine's reference; none for an import.
+    pub machine_ref: Option<String>,
+}
+
+/// What is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// A snapshot is made.
+    Snapshot,
+    /// A machine is imported.
+    Import,
+}
+
+impl ChangeKind {
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Import => "import",
+        }
+    }
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeState {
+    /// About to be made; may or may not be on the host.
+    Intended,
+    /// On the host.
+    Made,
+    /// About to be removed; may or may not be on the host.
+    Removing,
+    /// Not on the host.
+    Removed,
+    /// Meant to stay: a machine that was restored.
+    Kept,
+}
+
+/// A change that is not closed.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Change {
+    /// Id.
+    pub change_id: ChangeId,
+    /// On which device.
+    pub device_id: DeviceId,
+    /// Of which machine, while it is known.
+    pub vm_id: Option<VmId>,
+    /// By which job.
+    pub job_id: Option<JobId>,
+    /// What.
+    #[sqlx(try_from = "Word")]
+    pub kind: ChangeKind,
+    /// Finds it on the host.
+    pub token: String,
+    /// The machine's reference at that time.
+    pub machine_ref: Option<String>,
+    /// The host's reference of what was made, once known.
+    pub object_ref: Option<String>,
+    /// How far.
+    #[sqlx(try_from = "Word")]
+    pub state: ChangeState,
+    /// Why its removal failed last.
+    pub last_error: Option<String>,
+    /// When it was written down.
+    #[sqlx(try_from = "Time")]
+    pub created_at: Timestamp,
+    /// The lease under which it was made is still held: hands off.
+    pub owner_alive: bool,
+}
+
+impl Database {
+    /// Writes down a change before it is made, under the lease.
+    pub async fn intend_change(&self, lease: Lease, change: &NewChange) -> Result<ChangeId> {
+        let change_id: Option<ChangeId> = sqlx::query_scalar(
+            "insert into host_change (device_id, vm_id, kind, token, machine_ref, job_id, fence)
+             select $3, $4, $5, $6, $7, job_id, fence from job
+             where job_id = $1 and fence = $2 and state = 'running' for share
+             returning change_id",
+        )
+        .bind(lease.job_id)
+        .bind(lease.fence)
+        .bind(change.device_id)
+        .bind(change.vm_id)
+        .bind(change.kind.as_str())
+        .bind(&change.token)
+        .bind(&change.machine_ref)
+        .fetch_optional(&self.pool)
+        .await?;
+        change_id.ok_or(Error::LostLease(lease.job_id))
+    }
+
+    /// It is on the host, under this reference.
+    pub async fn change_made(&self, change_id: ChangeId, object_ref: Option<&str>) -> Result<()> {
+        sqlx::query(
+            "update host_change set state = 'made', object_ref = coalesce($2, object_ref), updated_at = now()
+             where change_id = $1 and state in ('intended', 'made')",
+        )
+        .bind(change_id)
+        .bind(object_ref)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// It is about to be removed.
+    pub async fn change_removing(&self, change_id: ChangeId) -> Result<()> {
+        self.move_change(change_id, ChangeState::Removing, &["intended", "made", "removing"]).await
+    }
+
+    /// It is not on the host any more, or never was.
+    pub async fn change_removed(&self, change_id: ChangeId) -> Result<()> {
+        self.move_change(change_id, ChangeState::Removed, &["intended", "made", "removing"]).await
+    }
+
+    /// It stays: a restored machine.
+    pub async fn change_kept(&self, change_id: ChangeId) -> Result<()> {
+        self.move_change(change_id, ChangeState::Kept, &["intended", "made"]).await
+    }
+
+    /// Its removal failed; the next reconciliation tries again.
+    pub async fn change_failed(&self, change_id: ChangeId, error: &str) -> Result<()> {
+        sqlx::query("update host_change set last_error = $2, updated_at = now() where change_id = $1")
+            .bind(change_id)
+            .bind(error)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn move_change(&self, change_id: ChangeId, to: ChangeState, from: &[&str]) -> Result<()> {
+        let to = match to {
+            ChangeState::Intended => "intended",
+            ChangeState::Made => "made",
+            ChangeState::Removing => "removing",
+            ChangeState::Removed => "removed",
+            ChangeState::Kept => "kept",
+        };
+        sqlx::query(
+            "update host_change set state = $2, last_error = null, updated_at = now()
+             where change_id = $1 and state = any($3)",
+        )
+        .bind(change_id)
+        .bind(to)
+        .bind(from)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Changes on a device that are not closed, oldest first.
+    pub async fn open_changes(&self, device_id: DeviceId) -> Result<Vec<Change>> {
+        Ok(sqlx::query_as(
+            "select c.change_id, c.device_id, c.vm_id, c.job_id, c.kind, c.token, c.machine_ref, c.object_ref, c.state,
+                 c.last_error, c.created_at,
+                 coalesce(j.state = 'running' and j.fence = c.fence and j.lease_expires_at > now(), false) as owner_alive
+             from host_change c left join job j using (job_id)
+             where c.device_id = $1 and c.state in ('intended', 'made', 'removing') order by c.change_id",
+        )
+        .bind(device_id)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Enabled devices on which dead jobs left something.
+    pub async fn devices_to_reconcile(&self) -> Result<Vec<DeviceId>> {
+        Ok(sqlx::query_scalar(
+            "select distinct c.device_id from host_change c join device d using (device_id)
+                 left join job j using (job_id)
+             where d.enabled and c.state in ('intended', 'made', 'removing')
+                 and not coalesce(j.state = 'running' and j.fence = c.fence and j.lease_expires_at > now(), false)
+             order by c.device_id",
+        )
+        .fetch_all(&self.pool)
+        .await?)
+    }
+}

@@ -1,0 +1,170 @@
+//! Repositories and their sealed passphrases.
+
+use crate::column::{MaybeBytes, MaybeTime, Time, size};
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::ids::RepositoryId;
+use crate::sealed::Place;
+use domain::job::JobError;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use sqlx::types::Json;
+
+/// A repository, without its passphrase.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Repository {
+    /// The id in its own header.
+    pub repository_id: RepositoryId,
+    /// The operator's name for it.
+    pub name: String,
+    /// `folder`.
+    pub kind: String,
+    /// Where it is.
+    pub path: String,
+    /// When it was added.
+    #[sqlx(try_from = "Time")]
+    pub created_at: Timestamp,
+    /// Size of its file system, bytes.
+    #[sqlx(try_from = "MaybeBytes")]
+    pub capacity_bytes: Option<u64>,
+    /// Free there, bytes.
+    #[sqlx(try_from = "MaybeBytes")]
+    pub free_bytes: Option<u64>,
+    /// What the repository takes, bytes.
+    #[sqlx(try_from = "MaybeBytes")]
+    pub used_bytes: Option<u64>,
+    /// When it was looked at last.
+    #[sqlx(try_from = "MaybeTime")]
+    pub checked_at: Option<Timestamp>,
+    /// What was wrong then.
+    #[sqlx(json(nullable))]
+    pub check_error: Option<JobError>,
+}
+
+/// A repository to add; its folder is made already.
+#[derive(Debug)]
+pub struct NewRepository {
+    /// The id in its own header.
+    pub repository_id: RepositoryId,
+    /// The operator's name for it.
+    pub name: String,
+    /// Folder.
+    pub path: String,
+    /// Sealed before it is written.
+    pub passphrase: SecretString,
+}
+
+fn passphrase_place(repository_id: RepositoryId) -> Place {
+    Place::new("repository", "passphrase_sealed", repository_id)
+}
+
+impl Database {
+    /// Adds a repository.
+    pub async fn insert_repository(&self, new: &NewRepository) -> Result<()> {
+        sqlx::query(
+            "insert into repository (repository_id, name, kind, path, passphrase_sealed)
+             values ($1, $2, 'folder', $3, $4)",
+        )
+        .bind(new.repository_id)
+        .bind(&new.name)
+        .bind(&new.path)
+        .bind(self.key.seal(&passphrase_place(new.repository_id), &new.passphrase)?)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// A repository.
+    pub async fn repository(&self, repository_id: RepositoryId) -> Result<Repository> {
+        sqlx::query_as("select * from repository where repository_id = $1")
+            .bind(repository_id)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| Error::not_found("repository", repository_id))
+    }
+
+    /// All repositories, by name.
+    pub async fn repositories(&self) -> Result<Vec<Repository>> {
+        Ok(sqlx::query_as("select * from repository order by lower(name)").fetch_all(&self.pool).await?)
+    }
+
+    /// The passphrase, opened. For opening the repository, nothing else.
+    pub async fn repository_passphrase(&self, repository_id: RepositoryId) -> Result<SecretString> {
+        let sealed: Vec<u8> = sqlx::query_scalar("select passphrase_sealed from repository where repository_id = $1")
+            .bind(repository_id)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| Error::not_found("repository", repository_id))?;
+        self.key.open(&passphrase_place(repository_id), &sealed)
+    }
+
+    /// Gives it another name.
+    pub async fn rename_repository(&self, repository_id: RepositoryId, name: &str) -> Result<()> {
+        let changed = sqlx::query("update repository set name = $2 where repository_id = $1")
+            .bind(repository_id)
+            .bind(name)
+            .execute(&self.pool)
+            .await?;
+        if changed.rows_affected() == 0 { Err(Error::not_found("repository", repository_id)) } else { Ok(()) }
+    }
+
+    /// Keeps sizes, and that all was well.
+    pub async fn record_repository_usage(
+        &self,
+        repository_id: RepositoryId,
+        capacity_bytes: u64,
+        free_bytes: u64,
+        used_bytes: u64,
+    ) -> Result<()> {
+        sqlx::query(
+            "update repository set capacity_bytes = $2, free_bytes = $3, used_bytes = $4, checked_at = now(),
+                 check_error = null where repository_id = $1",
+        )
+        .bind(repository_id)
+        .bind(size(capacity_bytes))
+        .bind(size(free_bytes))
+        .bind(size(used_bytes))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps what is wrong with it.
+    pub async fn record_repository_error(&self, repository_id: RepositoryId, error: &JobError) -> Result<()> {
+        sqlx::query("update repository set check_error = $2, checked_at = now() where repository_id = $1")
+            .bind(repository_id)
+            .bind(Json(error))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets a repository and the rows of its points; the folder is not touched. [`Error::InUse`] names the tasks
+    /// and running jobs that stand against it.
+    pub async fn remove_repository(&self, repository_id: RepositoryId) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        let name: String = sqlx::query_scalar("select name from repository where repository_id = $1 for update")
+            .bind(repository_id)
+            .fetch_optional(&mut *transaction)
+            .await?
+            .ok_or_else(|| Error::not_found("repository", repository_id))?;
+        let by: Vec<String> = sqlx::query_scalar(
+            "select 'task “' || name || '”' from backup_task where repository_id = $1 and deleted_at is null
+             union all
+             select 'the ' || state || ' ' || kind || ' of “' || title || '”' from job
+             where repository_id = $1 and state in ('queued', 'running')",
+        )
+        .bind(repository_id)
+        .fetch_all(&mut *transaction)
+        .await?;
+        if !by.is_empty() {
+            return Err(Error::InUse { what: format!("repository “{name}”"), by });
+        }
+        sqlx::query("delete from repository where repository_id = $1")
+            .bind(repository_id)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! Backup tasks: what is backed up where, how and when.
+
+use crate::column::{MaybeTime, Time, Word};
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::ids::{RepositoryId, TaskId, VmId};
+use domain::machine::Quiesce;
+use domain::retention::Retention;
+use domain::schedule::Schedule;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+use sqlx::{PgConnection, Postgres, Transaction};
+
+/// A backup task.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Task {
+    /// Id.
+    pub task_id: TaskId,
+    /// Name.
+    pub name: String,
+    /// Where to.
+    pub repository_id: RepositoryId,
+    /// When by itself.
+    #[sqlx(json)]
+    pub schedule: Schedule,
+    /// What is kept.
+    #[sqlx(json)]
+    pub retention: Retention,
+    /// What is read.
+    #[sqlx(try_from = "Word")]
+    pub method: Method,
+    /// With [`Method::Incremental`]: every how many points a full is read again; 0 = only when it must be.
+    #[sqlx(try_from = "i32")]
+    pub full_every: u32,
+    /// Whether guests freeze their file systems.
+    #[sqlx(try_from = "Word")]
+    pub quiesce: Quiesce,
+    /// Not started by its schedule.
+    pub paused: bool,
+    /// Due next, if not paused.
+    #[sqlx(try_from = "MaybeTime")]
+    pub next_due_at: Option<Timestamp>,
+    /// When it was made.
+    #[sqlx(try_from = "Time")]
+    pub created_at: Timestamp,
+}
+
+/// What a task reads from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Everything, each time.
+    Full,
+    /// What changed since the point before.
+    Incremental,
+}
+
+impl Method {
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Incremental => "incremental",
+        }
+    }
+}
+
+/// What an operator decides about a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskInput {
+    /// Name.
+    pub name: String,
+    /// Where to.
+    pub repository_id: RepositoryId,
+    /// When by itself.
+    pub schedule: Schedule,
+    /// What is kept.
+    pub retention: Retention,
+    /// What is read.
+    pub method: Method,
+    /// See [`Task::full_every`].
+    pub full_every: u32,
+    /// Whether guests freeze their file systems.
+    pub quiesce: Quiesce,
+    /// Which machines, over all devices.
+    pub machines: Vec<VmId>,
+}
+
+impl Database {
+    /// Makes a task. Its first due time follows from the schedule and Postgres's clock.
+    pub async fn create_task(&self, input: &TaskInput) -> Result<TaskId> {
+        let mut transaction = self.pool.begin().await?;
+        let next_due_at = next_due(&mut transaction, &input.schedule).await?;
+        let task_id: TaskId = sqlx::query_scalar(
+            "insert into backup_task (name, repository_id, schedule, retention, method, full_every, quiesce, next_due_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8) returning task_id",
+        )
+        .bind(&input.name)
+        .bind(input.repository_id)
+        .bind(Json(&input.schedule))
+        .bind(Json(&input.retention))
+        .bind(input.method.as_str())
+        .bind(i32::try_from(input.full_every).unwrap_or(i32::MAX))
+        .bind(input.quiesce.as_str())
+        .bind(next_due_at.map(Time))
+        .fetch_one(&mut *transaction)
+        .await?;
+        set_machines(&mut transaction, task_id, &input.machines).await?;
+        transaction.commit().await?;
+        Ok(task_id)
+    }
+
+    /// Replaces a task's decisions; runs that are going on are not touched.
+    pub async fn update_task(&self, task_id: TaskId, input: &TaskInput) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        let paused = lock_task(&mut transaction, task_id).await?;
+        let next_due_at = if paused { None } else { next_due(&mut transaction, &input.schedule).await? };
+        sqlx::query(
+            "update backup_task set name = $2, repository_id = $3, schedule = $4, retention = $5, method = $6,
+                 full_every = $7, quiesce = $8, next_due_at = $9 where task_id = $1",
+        )
+        .bind(task_id)
+        .bind(&input.name)
+        .bind(input.repository_id)
+        .bind(Json(&input.schedule))
+        .bind(Json(&input.retention))
+        .bind(input.method.as_str())
+        .bind(i32::try_from(input.full_every).unwrap_or(i32::MAX))
+        .bind(input.quiesce.as_str())
+        .bind(next_due_at.map(Time))
+        .execute(&mut *transaction)
+        .await?;
+        set_machines(&mut transaction, task_id, &input.machines).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Pauses a task, or lets its schedule start it again from now on.
+    pub async fn set_task_paused(&self, task_id: TaskId, paused: bool) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        lock_task(&mut transaction, task_id).await?;
+        let next_due_at = if paused {
+            None
+        } else {
+            let Json(schedule): Json<Schedule> =
+                sqlx::query_scalar("select schedule from backup_task where task_id = $1")
+                    .bind(task_id)
+                    .fetch_one(&mut *transaction)
+                    .await?;
+            next_due(&mut transaction, &schedule).await?
+        };
+        sqlx::query("update backup_task set paused = $2, next_due_at = $3 where task_id = $1")
+            .bind(task_id)
+            .bind(paused)
+            .bind(next_due_at.map(Time))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Deletes a task. Its history and its restore points stay; [`Error::InUse`] while a run of it is going on.
+    pub async fn delete_task(&self, task_id: TaskId) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        lock_task(&mut transaction, task_id).await?;
+        let name: String = sqlx::query_scalar("select name from backup_task where task_id = $1")
+            .bind(task_id)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if let Some(run_id) = crate::runs::active_run(&mut transaction, task_id).await? {
+            return Err(Error::InUse { what: format!("task “{name}”"), by: vec![format!("its run {run_id}")] });
+        }
+        sqlx::query("update backup_task set deleted_at = now(), next_due_at = null where task_id = $1")
+            .bind(task_id)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// A task that is not deleted.
+    pub async fn task(&self, task_id: TaskId) -> Result<Task> {
+        sqlx::query_as("select * from backup_task where task_id = $1 and deleted_at is null")
+            .bind(task_id)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| Error::not_found("task", task_id))
+    }
+
+    /// All tasks that are not deleted, by name.
+    pub async fn tasks(&self) -> Result<Vec<Task>> {
+        Ok(sqlx::query_as("select * from backup_task where deleted_at is null order by lower(name)")
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// The task's machines, by name.
+    pub async fn task_machines(&self, task_id: TaskId) -> Result<Vec<VmId>> {
+        Ok(sqlx::query_scalar(
+            "select vm_id from backup_task_machine join virtual_machine using (vm_id)
+             where task_id = $1 order by lower(name), vm_id",
+        )
+        .bind(task_id)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+}
+
+/// Locks the row and says whether the task is paused.
+pub(crate) async fn lock_task(transaction: &mut Transaction<'_, Postgres>, task_id: TaskId) -> Result<bool> {
+    sqlx::query_scalar("select paused from backup_task where task_id = $1 and deleted_at is null for update")
+        .bind(task_id)
+        .fetch_optional(&mut **transaction)
+        .await?
+        .ok_or_else(|| Error::not_found("task", task_id))
+}
+
+/// The schedule's first due time after Postgres's now.
+pub(crate) async fn next_due(connection: &mut PgConnection, schedule: &Schedule) -> Result<Option<Timestamp>> {
+    let Time(now) = sqlx::query_scalar("select now()").fetch_one(connection).await?;
+    Ok(schedule.next_after(now)?)
+}
+
+async fn set_machines(transaction: &mut Transaction<'_, Postgres>, task_id: TaskId, machines: &[VmId]) -> Result<()> {
+    sqlx::query("delete from backup_task_machine where task_id = $1").bind(task_id).execute(&mut **transaction).await?;
+    let ids: Vec<i64> = machines.iter().map(|machine| machine.0).collect();
+    let inserted = sqlx::query(
+        "insert into backup_task_machine (task_id, vm_id) select $1, vm_id from virtual_machine where vm_id = any($2)",
+    )
+    .bind(task_id)
+    .bind(&ids)
+    .execute(&mut **transaction)
+    .await?;
+    let wanted: std::collections::HashSet<i64> = ids.into_iter().collect();
+    if inserted.rows_affected() as usize != wanted.len() {
+        return Err(Error::not_found("machine", "of the selection"));
+    }
+    Ok(())
+}
