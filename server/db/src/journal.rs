@@ -187,6 +187,14 @@ impl Database {
         .await?)
     }
 
+    /// Whether this installation ever journalled a change with the token.
+    pub async fn knows_change(&self, token: &str) -> Result<bool> {
+        Ok(sqlx::query_scalar("select exists (select from host_change where token = $1)")
+            .bind(token)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
     /// Enabled devices on which dead jobs left something.
     pub async fn devices_to_reconcile(&self) -> Result<Vec<DeviceId>> {
         Ok(sqlx::query_scalar(

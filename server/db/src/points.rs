@@ -123,8 +123,32 @@ impl Database {
             return Err(Error::LostLease(lease.job_id));
         }
         insert(&mut transaction, point).await?;
+        // A look at the repository may have adopted it from its manifest, which does not know all of this.
+        sqlx::query(
+            "update restore_point set vm_id = $2, task_id = $3, job_id = $4, simulated = $5 where point_id = $1",
+        )
+        .bind(point.point_id)
+        .bind(point.vm_id)
+        .bind(point.task_id)
+        .bind(point.job_id)
+        .bind(point.simulated)
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Takes up points that no row knows, as their manifests tell; finds their machines by key where those are known.
+    /// Says how many were new.
+    pub async fn adopt_points(&self, repository_id: RepositoryId, points: &[NewPoint]) -> Result<u64> {
+        let mut transaction = self.pool.begin().await?;
+        let mut added = 0;
+        for point in points {
+            added += insert(&mut transaction, point).await?;
+        }
+        link(&mut transaction, repository_id).await?;
+        transaction.commit().await?;
+        Ok(added)
     }
 
     /// Makes the rows of a repository what its manifests say: adds missing ones, removes ones without a manifest.
@@ -143,14 +167,7 @@ impl Database {
             .execute(&mut *transaction)
             .await?
             .rows_affected();
-        sqlx::query(
-            "update restore_point p set vm_id = v.vm_id from virtual_machine v
-             where p.repository_id = $1 and p.vm_id is null
-                 and p.machine_key in (v.instance_uuid, v.device_id || '/' || v.instance_uuid)",
-        )
-        .bind(repository_id)
-        .execute(&mut *transaction)
-        .await?;
+        link(&mut transaction, repository_id).await?;
         transaction.commit().await?;
         Ok((added, removed))
     }
@@ -269,6 +286,20 @@ impl Database {
             .await?;
         Ok(())
     }
+}
+
+/// Points without a machine find it by their machine key.
+async fn link(transaction: &mut Transaction<'_, Postgres>, repository_id: RepositoryId) -> Result<()> {
+    sqlx::query(
+        "update restore_point p set vm_id = v.vm_id, simulated = d.simulated
+         from virtual_machine v join device d using (device_id)
+         where p.repository_id = $1 and p.vm_id is null
+             and p.machine_key in (v.instance_uuid, v.device_id || '/' || v.instance_uuid)",
+    )
+    .bind(repository_id)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 async fn insert(transaction: &mut Transaction<'_, Postgres>, point: &NewPoint) -> Result<u64> {

@@ -1,6 +1,6 @@
 //! Taking, keeping and giving back the right to work on a job.
 
-use super::end::{Ended, back_off, end_job};
+use super::end::{Ended, end_job};
 use super::{Job, Lease};
 use crate::column::Word;
 use crate::database::Database;
@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, notify};
 use crate::ids::{DeviceId, JobId, RunId, VmId};
 use domain::job::{JobError, JobKind, JobState};
+use std::time::Duration;
 
 /// How long a lease holds without a heartbeat.
 pub const LEASE_SECONDS: u32 = 60;
@@ -155,7 +156,7 @@ impl Database {
 
     /// Returns jobs whose lease has run out: queued again after a pause, failed when it was the last attempt, cancelled
     /// when someone had asked for that.
-    pub async fn reap(&self) -> Result<Vec<Reaped>> {
+    pub async fn reap(&self, pause: impl Fn(u32) -> Duration + Send) -> Result<Vec<Reaped>> {
         let mut transaction = self.pool.begin().await?;
         let expired: Vec<Expired> = sqlx::query_as(
             "select job_id, fence, kind, run_id, device_id, vm_id, title, attempt, max_attempts, cancel_requested
@@ -173,7 +174,7 @@ impl Database {
             } else if job.attempt >= job.max_attempts {
                 Ended::Final(JobState::Failed, None, Some(error))
             } else {
-                Ended::Again(back_off(job.attempt.unsigned_abs()), error)
+                Ended::Again(pause(job.attempt.unsigned_abs()), error)
             };
             let state = ended.state();
             let lease = Lease { job_id: job.job_id, fence: job.fence };
