@@ -1,0 +1,61 @@
+# `make run` and `make test` install what is missing and say what; see scripts/install.sh.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+STAGE := scripts/stage
+ARGS ?=
+# The binary that tests start: built with the tests, in their profile, so that nothing is compiled twice.
+TEST_BIN := $(TARGET)/debug/stillframe
+
+.PHONY: help run test bench fmt lint tests browser guest vcsim doc-tests
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: ## install what is missing, build, start the console (ARGS='--listen 127.0.0.1:8443' …)
+	@scripts/install.sh run
+	@$(STAGE) 'Build (release; a few minutes the first time)' $(CARGO) build --release --locked -p app
+	@exec $(TARGET)/release/stillframe serve $(ARGS)
+
+test: ## everything CI runs
+	@$(STAGE) 'What tests need' scripts/install.sh test
+	@$(MAKE) lint
+	@$(MAKE) tests
+
+lint: ## format, layers, licences, lints
+	@$(STAGE) 'Format' $(CARGO) fmt --all --check
+	@$(STAGE) 'Layers' bash -c 'scripts/check-arrows --self-test && scripts/check-arrows'
+	@$(STAGE) 'Committed files' scripts/check-house
+	@$(STAGE) 'Licences, banned crates, sources' bash -c '$(CARGO) fetch --locked --quiet && \
+		$(CARGO) deny --offline --locked --log-level error check --hide-inclusion-graph licenses bans sources'
+	@$(STAGE) 'Lints' $(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+tests: ## the tests alone, on a machine that has what they need
+	@$(STAGE) 'Build' $(CARGO) build --quiet --locked --workspace --bins --tests
+	@$(STAGE) 'Guest disk' tests/guest/make-guest.sh
+	@$(STAGE) 'vcsim' scripts/build-vcsim.sh
+	@$(MAKE) doc-tests
+	@$(MAKE) browser
+	@$(STAGE) 'Tests' env STILLFRAME_BIN=$(TEST_BIN) $(CARGO) nextest run --locked --workspace --profile ci
+
+doc-tests:
+	@$(STAGE) 'Examples in the documentation' $(CARGO) test --quiet --locked --workspace --doc
+
+browser: ## the browser tests; screenshots land in tests/artifacts
+	@$(STAGE) 'Browser' env STILLFRAME_BIN=$(TEST_BIN) npm --silent --prefix tests/browser test
+
+guest: ## the bootable disk that tests back up
+	@tests/guest/make-guest.sh
+
+vcsim: ## the independent vSphere peer
+	@scripts/build-vcsim.sh
+
+bench: ## measure the repository and a backup through the simulator (release build)
+	@$(STAGE) 'Build' $(CARGO) build --quiet --release --locked -p app
+	@$(STAGE) 'Self-test with figures' $(TARGET)/release/stillframe selftest $(ARGS)
+
+fmt: ## format the sources
+	@$(CARGO) fmt --all
