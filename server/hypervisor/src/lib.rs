@@ -13,9 +13,13 @@ use futures_util::stream::BoxStream;
 use std::sync::Arc;
 
 mod error;
+pub mod esxi;
+pub mod tls;
+
 pub use domain::finding::{Finding, Severity};
 pub use domain::machine::Quiesce;
 pub use error::{ErrorKind, HostError};
+pub use esxi::FullReads;
 
 /// Result of talking to a host.
 pub type Result<T> = std::result::Result<T, HostError>;

@@ -1,0 +1,220 @@
+//! Snapshots of a machine: made within a budget, found again when an answer was lost, removed with their deltas.
+//!
+//! Must never: remove a snapshot with its children, start a snapshot while disks wait for consolidation.
+
+use super::fault::Fault;
+use super::inventory::machine_ref;
+use super::machine::{CONFIG_PATHS, STATE_PATHS, SnapshotNode, power_state, read_config, snapshots};
+use super::property::{Object, of_object};
+use super::session::Vim;
+use super::soap::{CallError, Request};
+use super::task;
+use super::xml::MoRef;
+use crate::{
+    ErrorKind, HostError, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Quiesce, Result, Snapshot, SnapshotRef,
+    SnapshotRequest,
+};
+use domain::machine::PowerState;
+use domain::point::Consistency;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between looks at a machine whose answer was lost, or that another task holds.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long a snapshot whose answer was lost is looked for.
+const FIND_BUDGET: Duration = Duration::from_secs(120);
+/// Faults of a quiesced snapshot after which a crash-consistent one is worth a try.
+const QUIESCE_FAULTS: [&str; 6] = [
+    "ApplicationQuiesceFault",
+    "FilesystemQuiesceFault",
+    "SnapshotFault",
+    "GenericVmConfigFault",
+    "ToolsUnavailable",
+    "OperationNotSupportedByGuest",
+];
+
+pub(super) async fn create(vim: &dyn Vim, machine: &MachineRef, request: &SnapshotRequest) -> Result<Snapshot> {
+    let attempt = format!("make snapshot {} of machine {}", request.name, machine.0);
+    create_inner(vim, machine, request).await.map_err(|error| error.during(vim.host(), attempt))
+}
+
+async fn create_inner(
+    vim: &dyn Vim,
+    machine: &MachineRef,
+    request: &SnapshotRequest,
+) -> std::result::Result<Snapshot, CallError> {
+    let before = of_object(vim, &machine_ref(machine), &STATE_PATHS).await?;
+    if before.is_true("runtime.consolidationNeeded") {
+        consolidate(vim, machine).await?;
+    }
+    let power = power_state(&before);
+    let mut warnings = Vec::new();
+    let tools_run = before.text("guest.toolsRunningStatus") == "guestToolsRunning";
+    let mut quiesce = request.quiesce == Quiesce::Prefer && power == PowerState::On;
+    if quiesce && !tools_run {
+        warnings.push("VMware Tools are not running in the guest, so the point is crash-consistent".to_owned());
+        quiesce = false;
+    }
+    let (reference, quiesced) = match make(vim, machine, request, quiesce).await {
+        Ok(reference) => (reference, quiesce),
+        Err(CallError::Fault(fault)) if quiesce && fault.is_any(&QUIESCE_FAULTS) => {
+            warnings
+                .push(format!("The guest could not be quiesced, so the point is crash-consistent: {}", fault.reason()));
+            (make(vim, machine, request, false).await?, false)
+        }
+        Err(error) => return Err(error),
+    };
+    let after = of_object(vim, &machine_ref(machine), &["snapshot"]).await?;
+    let node = snapshots(&after).into_iter().find(|snapshot| snapshot.reference == reference.0);
+    let consistency = match power {
+        PowerState::Off => Consistency::Offline,
+        _ if quiesced && node.is_some_and(|node| node.quiesced) => Consistency::Application,
+        _ => Consistency::Crash,
+    };
+    if quiesced && consistency != Consistency::Application {
+        warnings.push("The host did not quiesce the guest, so the point is crash-consistent".to_owned());
+    }
+    let (config, _) = read_config(&config_of(vim, &reference).await?);
+    Ok(Snapshot { reference, consistency, config, warnings })
+}
+
+/// The machine's definition within the snapshot: disk keys, files and change ids are those of its moment.
+pub(super) async fn config_of(vim: &dyn Vim, snapshot: &SnapshotRef) -> std::result::Result<Object, CallError> {
+    of_object(vim, &snapshot_ref(snapshot), &CONFIG_PATHS).await
+}
+
+async fn make(
+    vim: &dyn Vim,
+    machine: &MachineRef,
+    request: &SnapshotRequest,
+    quiesce: bool,
+) -> std::result::Result<SnapshotRef, CallError> {
+    let call = Request::new("CreateSnapshot_Task", &machine_ref(machine), |xml| {
+        xml.text("name", &request.name)
+            .text("description", &request.description)
+            .text("memory", false)
+            .text("quiesce", quiesce);
+    });
+    match task::run(vim, call, vim.timeouts().create_snapshot).await {
+        Ok(result) => match result.reference() {
+            Some(reference) => Ok(SnapshotRef(reference.value)),
+            None => find(vim, machine, &request.name).await?.ok_or_else(not_made),
+        },
+        Err(error) if error.is_lost() => {
+            tracing::warn!(host = vim.host(), machine = machine.0, "the answer to a snapshot was lost; looking for it");
+            let deadline = Instant::now() + FIND_BUDGET;
+            loop {
+                match find(vim, machine, &request.name).await {
+                    Ok(Some(reference)) => return Ok(reference),
+                    Ok(None) | Err(CallError::Host(_)) if Instant::now() < deadline => {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                    Ok(None) | Err(CallError::Host(_)) => return Err(error),
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn find(vim: &dyn Vim, machine: &MachineRef, name: &str) -> std::result::Result<Option<SnapshotRef>, CallError> {
+    let found = tree(vim, machine).await?.into_iter().find(|snapshot| snapshot.name == name);
+    Ok(found.map(|snapshot| SnapshotRef(snapshot.reference)))
+}
+
+pub(super) async fn list_own(vim: &dyn Vim, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
+    match tree(vim, machine).await {
+        Ok(tree) => Ok(tree
+            .into_iter()
+            .filter(|snapshot| snapshot.name.starts_with(OWN_SNAPSHOT_PREFIX))
+            .map(|snapshot| OwnSnapshot { reference: SnapshotRef(snapshot.reference), name: snapshot.name })
+            .collect()),
+        Err(error) if error.is_fault("ManagedObjectNotFound") => Ok(Vec::new()),
+        Err(error) => Err(error.during(vim.host(), format!("list the snapshots of machine {}", machine.0))),
+    }
+}
+
+pub(super) async fn remove(vim: &dyn Vim, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()> {
+    let attempt = format!("remove snapshot {} of machine {}", snapshot.0, machine.0);
+    remove_inner(vim, machine, snapshot).await.map_err(|error| error.during(vim.host(), attempt))
+}
+
+async fn remove_inner(
+    vim: &dyn Vim,
+    machine: &MachineRef,
+    snapshot: &SnapshotRef,
+) -> std::result::Result<(), CallError> {
+    let deadline = Instant::now() + vim.timeouts().remove_snapshot;
+    loop {
+        let request = Request::new("RemoveSnapshot_Task", &snapshot_ref(snapshot), |xml| {
+            xml.text("removeChildren", false).text("consolidate", true);
+        });
+        let left = deadline.saturating_duration_since(Instant::now());
+        match task::run(vim, request, left).await {
+            Ok(_) => break,
+            // Gone already, or the answer to an earlier try was lost.
+            Err(error) if error.is_fault("ManagedObjectNotFound") => break,
+            Err(error) if is_passing(&error) && Instant::now() + LOOK_AGAIN < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            // The entry may be gone from the list while its delta stayed: consolidation decides.
+            Err(error) => match tree(vim, machine).await {
+                Ok(tree) if tree.iter().any(|node| node.reference == snapshot.0) => return Err(error),
+                Ok(_) => break,
+                Err(_) => return Err(error),
+            },
+        }
+    }
+    let state = match of_object(vim, &machine_ref(machine), &["runtime.consolidationNeeded"]).await {
+        Err(error) if error.is_fault("ManagedObjectNotFound") => return Ok(()),
+        other => other?,
+    };
+    if state.is_true("runtime.consolidationNeeded") { consolidate(vim, machine).await } else { Ok(()) }
+}
+
+/// Merges deltas that no snapshot refers to, once.
+async fn consolidate(vim: &dyn Vim, machine: &MachineRef) -> std::result::Result<(), CallError> {
+    tracing::info!(host = vim.host(), machine = machine.0, "asking the host to consolidate");
+    let request = Request::new("ConsolidateVMDisks_Task", &machine_ref(machine), |_| {});
+    let ran = task::run(vim, request, vim.timeouts().remove_snapshot).await;
+    let state = of_object(vim, &machine_ref(machine), &["runtime.consolidationNeeded"]).await?;
+    if !state.is_true("runtime.consolidationNeeded") {
+        return Ok(());
+    }
+    let why = match ran {
+        Err(CallError::Fault(fault)) => fault.reason(),
+        Err(CallError::Host(error)) => error.reason,
+        Ok(_) => "the host reports that it is still needed".into(),
+    };
+    Err(CallError::Host(HostError {
+        kind: ErrorKind::Busy,
+        code: "esxi.consolidation_needed",
+        host: vim.host().to_owned(),
+        attempt: "consolidate".into(),
+        reason: format!("the machine's disks could not be consolidated: {why}"),
+        hint: "Consolidate the disks in the host's own console. Until then no new snapshot is made.".into(),
+        source: None,
+    }))
+}
+
+async fn tree(vim: &dyn Vim, machine: &MachineRef) -> std::result::Result<Vec<SnapshotNode>, CallError> {
+    Ok(snapshots(&of_object(vim, &machine_ref(machine), &["snapshot"]).await?))
+}
+
+fn is_passing(error: &CallError) -> bool {
+    error.is_fault("TaskInProgress")
+        || matches!(error, CallError::Host(host) if host.kind.is_transient() && host.code != "esxi.task_timeout")
+}
+
+fn snapshot_ref(snapshot: &SnapshotRef) -> MoRef {
+    MoRef::new("VirtualMachineSnapshot", &snapshot.0)
+}
+
+fn not_made() -> CallError {
+    CallError::Fault(Fault {
+        name: "SnapshotFault".into(),
+        message: "The task succeeded, and yet the machine has no such snapshot".into(),
+        fields: Vec::new(),
+    })
+}
