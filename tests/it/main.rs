@@ -1,0 +1,3 @@
+//! Integration: real sockets, real Postgres, the simulator with faults on, independent peers.
+
+mod start;
