@@ -69,7 +69,7 @@ impl Database {
     }
 
     /// The first server to come writes its key's fingerprint; every later one must have the same key.
-    async fn check_key(&self) -> Result<()> {
+    pub(crate) async fn check_key(&self) -> Result<()> {
         let ours = self.key.fingerprint();
         sqlx::query("insert into installation (key_fingerprint) values ($1) on conflict do nothing")
             .bind(ours.as_slice())

@@ -33,6 +33,9 @@ mod tasks;
 pub mod testing;
 pub mod views;
 
+#[cfg(test)]
+mod tests;
+
 pub use accounts::{Account, Theme};
 pub use audit::{Audit, AuditEntry};
 pub use database::{Address, Database};

@@ -35,7 +35,7 @@ struct Due {
     #[sqlx(json)]
     schedule: Schedule,
     #[sqlx(try_from = "Time")]
-    due_at: Timestamp,
+    since: Timestamp,
     #[sqlx(try_from = "Time")]
     now: Timestamp,
 }
@@ -75,14 +75,14 @@ impl Database {
     async fn start_one_due_task(&self) -> Result<Option<DueTask>> {
         let mut transaction = self.pool.begin().await?;
         let due: Option<Due> = sqlx::query_as(
-            "select task_id, name, schedule, next_due_at as due_at, now() as now from backup_task
+            "select task_id, name, schedule, next_due_at as since, now() as now from backup_task
              where next_due_at <= now() and not paused and deleted_at is null
              order by next_due_at, task_id limit 1 for update skip locked",
         )
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(due) = due else { return Ok(None) };
-        let start = start_run(&mut transaction, due.task_id, SCHEDULE, Some(due.due_at)).await?;
+        let start = start_run(&mut transaction, due.task_id, SCHEDULE, Some(due.since)).await?;
         // A time zone that has become unknown must not stop the other tasks: this one is due no more, and says so.
         let next_due_at = due.schedule.next_after(due.now).unwrap_or_else(|error| {
             tracing::error!(task = %due.name, %error, "the task's next due time cannot be told");
@@ -94,6 +94,6 @@ impl Database {
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        Ok(Some(DueTask { task_id: due.task_id, name: due.name, due_at: due.due_at, start, next_due_at }))
+        Ok(Some(DueTask { task_id: due.task_id, name: due.name, due_at: due.since, start, next_due_at }))
     }
 }

@@ -164,7 +164,10 @@ impl Database {
 
 /// At most [`MESSAGE_BYTES_MAX`], on a character's border, and without the one character Postgres refuses.
 fn cut(message: &str) -> String {
-    let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+    let mut end = MESSAGE_BYTES_MAX.min(message.len());
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
     message.get(..end).unwrap_or_default().replace('\0', "\u{fffd}")
 }
 

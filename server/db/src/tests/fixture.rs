@@ -1,0 +1,116 @@
+//! A device with machines, a repository and a task, as tests need them.
+
+use crate::testing::TestDatabase;
+use crate::{
+    DeviceId, DiskInput, InventoryInput, Job, LeaseLimits, MachineInput, Method, NewDevice, NewRepository, Preflight,
+    RepositoryId, TaskId, TaskInput, VmId,
+};
+use domain::job::JobKind;
+use domain::machine::{Firmware, MachineConfig, PowerState, Quiesce};
+use domain::retention::Retention;
+use domain::schedule::Schedule;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+pub(super) const LIMITS: LeaseLimits = LeaseLimits { copies_total: 100 };
+pub(super) const GIB: u64 = 1 << 30;
+
+pub(super) fn new_device(name: &str) -> NewDevice {
+    NewDevice {
+        name: name.to_owned(),
+        host: format!("{name}.test"),
+        port: 443,
+        account: "root".to_owned(),
+        password: SecretString::from(format!("password of {name}")),
+        certificate_sha256: [7; 32],
+        simulated: true,
+        preflight: Preflight { product: "ESXi".to_owned(), ..Preflight::default() },
+    }
+}
+
+pub(super) fn config(name: &str, uuid: &str) -> MachineConfig {
+    MachineConfig {
+        name: name.to_owned(),
+        guest_id: "debian12_64Guest".to_owned(),
+        firmware: Firmware::Bios,
+        secure_boot: false,
+        processors: 2,
+        memory_mib: 2048,
+        hardware_version: "vmx-19".to_owned(),
+        instance_uuid: Some(uuid.to_owned()),
+        bios_uuid: None,
+        notes: String::new(),
+        controllers: Vec::new(),
+        disks: Vec::new(),
+        adapters: Vec::new(),
+    }
+}
+
+pub(super) fn machine(name: &str, uuid: &str) -> MachineInput {
+    MachineInput {
+        reference: format!("ref-{uuid}"),
+        config: config(name, uuid),
+        power: PowerState::On,
+        guest_name: "Debian 12".to_owned(),
+        guest_address: None,
+        folder: String::new(),
+        disks: vec![DiskInput {
+            disk_key: 2000,
+            label: "Hard disk 1".to_owned(),
+            capacity_bytes: GIB,
+            datastore: "datastore1".to_owned(),
+            path: format!("[datastore1] {name}/{name}.vmdk"),
+            uuid: None,
+        }],
+        tracking_enabled: false,
+        findings: Vec::new(),
+    }
+}
+
+pub(super) async fn device(db: &TestDatabase, name: &str) -> DeviceId {
+    db.insert_device(&new_device(name)).await.unwrap()
+}
+
+/// A device with so many machines `name-0`, `name-1` …
+pub(super) async fn device_with_machines(db: &TestDatabase, name: &str, count: usize) -> (DeviceId, Vec<VmId>) {
+    let device_id = device(db, name).await;
+    let machines = (0..count).map(|n| machine(&format!("{name}-{n:03}"), &format!("{name}-uuid-{n}"))).collect();
+    db.apply_inventory(device_id, &InventoryInput { machines, ..InventoryInput::default() }).await.unwrap();
+    let machines = db.machines_of_device(device_id).await.unwrap().iter().map(|machine| machine.vm_id).collect();
+    (device_id, machines)
+}
+
+pub(super) async fn repository(db: &TestDatabase) -> RepositoryId {
+    let repository_id = RepositoryId(Uuid::new_v4());
+    let new = NewRepository {
+        repository_id,
+        name: format!("repository {repository_id}"),
+        path: format!("/backup/{repository_id}"),
+        passphrase: SecretString::from("open sesame"),
+    };
+    db.insert_repository(&new).await.unwrap();
+    repository_id
+}
+
+pub(super) fn task_input(name: &str, repository_id: RepositoryId, machines: &[VmId]) -> TaskInput {
+    TaskInput {
+        name: name.to_owned(),
+        repository_id,
+        schedule: Schedule::Manual,
+        retention: Retention::KeepLast { count: 3 },
+        method: Method::Incremental,
+        full_every: 7,
+        quiesce: Quiesce::Prefer,
+        machines: machines.to_vec(),
+    }
+}
+
+pub(super) async fn task(db: &TestDatabase, name: &str, machines: &[VmId]) -> TaskId {
+    let repository_id = repository(db).await;
+    db.create_task(&task_input(name, repository_id, machines)).await.unwrap()
+}
+
+/// Leases the next backup or restore.
+pub(super) async fn lease(db: &TestDatabase) -> Option<Job> {
+    db.lease_job("worker", &[JobKind::Backup, JobKind::Restore], LIMITS).await.unwrap()
+}

@@ -1,0 +1,128 @@
+//! The index of restore points.
+
+use super::fixture::{self, GIB, lease};
+use crate::testing::{TestDatabase, database};
+use crate::{Error, Job, NewPoint, Outcome, PointId, RepositoryId, TaskId, VmId};
+use domain::point::{ChangeMark, Consistency, PointKind};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+struct Scene {
+    db: TestDatabase,
+    job: Job,
+    vm_id: VmId,
+    task_id: TaskId,
+    repository_id: RepositoryId,
+}
+
+async fn scene() -> Scene {
+    let db = database().await;
+    let (_, machines) = fixture::device_with_machines(&db, "one", 1).await;
+    let task_id = fixture::task(&db, "nightly", &machines).await;
+    let repository_id = db.task(task_id).await.unwrap().repository_id;
+    db.start_run(task_id, "anna", None).await.unwrap();
+    let job = lease(&db).await.unwrap();
+    Scene { db, job, vm_id: machines[0], task_id, repository_id }
+}
+
+impl Scene {
+    fn point(&self, second: i64, kind: PointKind) -> NewPoint {
+        NewPoint {
+            point_id: PointId(Uuid::new_v4()),
+            repository_id: self.repository_id,
+            vm_id: Some(self.vm_id),
+            task_id: Some(self.task_id),
+            job_id: Some(self.job.job_id),
+            machine_name: "one-000".to_owned(),
+            machine_key: format!("{}/one-uuid-0", self.job.device_id.unwrap()),
+            taken_at: Timestamp::from_second(second).unwrap(),
+            kind,
+            consistency: Consistency::Crash,
+            size_bytes: GIB,
+            bytes_read: 2,
+            bytes_stored: 1,
+            config: fixture::config("one-000", "one-uuid-0"),
+            marks: vec![ChangeMark {
+                disk_key: 2000,
+                disk_uuid: None,
+                capacity_bytes: GIB,
+                token: format!("52 {second}"),
+            }],
+            warnings: vec!["careful".to_owned()],
+            simulated: true,
+        }
+    }
+
+    async fn add(&self, second: i64, kind: PointKind) -> PointId {
+        let point = self.point(second, kind);
+        self.db.insert_point(self.job.lease(), &point).await.unwrap();
+        point.point_id
+    }
+}
+
+#[tokio::test]
+async fn a_point_is_kept_whole_and_the_newest_gives_its_marks() {
+    let scene = scene().await;
+    let (db, vm_id) = (&scene.db, scene.vm_id);
+    assert!(db.newest_point(vm_id, scene.repository_id).await.unwrap().is_none());
+    scene.add(10, PointKind::Full).await;
+    let new = scene.point(20, PointKind::Incremental);
+    db.insert_point(scene.job.lease(), &new).await.unwrap();
+    db.insert_point(scene.job.lease(), &new).await.unwrap();
+    let newest = db.newest_point(vm_id, scene.repository_id).await.unwrap().unwrap();
+    assert_eq!((newest.point_id, &newest.marks, &newest.config), (new.point_id, &new.marks, &new.config));
+    assert_eq!((newest.taken_at, newest.kind, newest.consistency), (new.taken_at, new.kind, new.consistency));
+    assert_eq!(db.points_of_machine(vm_id).await.unwrap().len(), 2);
+    assert_eq!(db.points_of_repository(scene.repository_id).await.unwrap()[0], newest);
+    assert_eq!(db.incrementals_since_full(vm_id, scene.repository_id).await.unwrap(), 1);
+    scene.add(30, PointKind::Full).await;
+    assert_eq!(db.incrementals_since_full(vm_id, scene.repository_id).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_lease_adds_no_point() {
+    let scene = scene().await;
+    let point = scene.point(10, PointKind::Full);
+    scene.db.finish(scene.job.lease(), Outcome::Succeeded(serde_json::json!({}))).await.unwrap();
+    let late = scene.db.insert_point(scene.job.lease(), &point).await;
+    assert!(matches!(late, Err(Error::LostLease(_))));
+    assert!(scene.db.points_of_machine(scene.vm_id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_retention_gives_up_is_no_longer_offered_and_goes() {
+    let scene = scene().await;
+    let db = &scene.db;
+    let old = scene.add(10, PointKind::Full).await;
+    let new = scene.add(20, PointKind::Incremental).await;
+    let candidates = db.points_for_retention(scene.task_id, scene.vm_id, scene.repository_id).await.unwrap();
+    assert_eq!(candidates.iter().map(|(point, _)| *point).collect::<Vec<_>>(), [old, new]);
+    db.mark_expiring(&[old]).await.unwrap();
+    assert_eq!(db.points_of_machine(scene.vm_id).await.unwrap().len(), 1);
+    assert_eq!(db.points_for_retention(scene.task_id, scene.vm_id, scene.repository_id).await.unwrap().len(), 1);
+    assert_eq!(db.expiring_points(scene.repository_id).await.unwrap(), [old]);
+    db.delete_point(old).await.unwrap();
+    db.delete_point(old).await.unwrap();
+    assert!(matches!(db.point(old).await, Err(Error::NotFound { .. })));
+    db.record_verified(new, Some("a chunk is damaged")).await.unwrap();
+    let checked = db.point(new).await.unwrap();
+    assert_eq!(checked.verify_error.as_deref(), Some("a chunk is damaged"));
+    assert!(checked.verified_at.is_some());
+}
+
+#[tokio::test]
+async fn rows_are_rebuilt_from_manifests() {
+    let scene = scene().await;
+    let db = &scene.db;
+    let kept = scene.point(10, PointKind::Full);
+    db.insert_point(scene.job.lease(), &kept).await.unwrap();
+    scene.add(20, PointKind::Full).await;
+    let mut found = scene.point(30, PointKind::Incremental);
+    found.vm_id = None;
+    found.task_id = Some(TaskId(i64::MAX));
+    found.job_id = None;
+    let (added, removed) = db.import_points(scene.repository_id, &[kept, found.clone()]).await.unwrap();
+    assert_eq!((added, removed), (1, 1));
+    let row = db.point(found.point_id).await.unwrap();
+    assert_eq!((row.vm_id, row.task_id), (Some(scene.vm_id), None));
+}
