@@ -2,7 +2,7 @@
 
 use super::fixture::{self, lease};
 use crate::testing::database;
-use crate::{ChangeKind, ChangeState, Conflict, Error, NewChange};
+use crate::{ChangeKind, ChangeState, Conflict, Error, NewChange, back_off};
 
 #[tokio::test]
 async fn a_change_is_written_before_followed_and_left_to_the_reconciler_when_its_job_dies() {
@@ -25,10 +25,11 @@ async fn a_change_is_written_before_followed_and_left_to_the_reconciler_when_its
     assert_eq!((open[0].state, open[0].owner_alive), (ChangeState::Intended, true));
     assert!(db.devices_to_reconcile().await.unwrap().is_empty());
     db.change_made(change_id, Some("snapshot-7")).await.unwrap();
+    assert!(db.knows_change("stillframe-1").await.unwrap() && !db.knows_change("stillframe-x").await.unwrap());
 
     db.execute("update job set lease_expires_at = now()").await;
     assert_eq!(db.devices_to_reconcile().await.unwrap(), [device_id], "as soon as the lease has run out");
-    db.reap().await.unwrap();
+    db.reap(back_off).await.unwrap();
     let late = NewChange { token: "stillframe-2".to_owned(), ..change };
     assert!(matches!(db.intend_change(job.lease(), &late).await, Err(Error::LostLease(_))));
     let open = db.open_changes(device_id).await.unwrap().remove(0);

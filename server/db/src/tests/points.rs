@@ -126,3 +126,17 @@ async fn rows_are_rebuilt_from_manifests() {
     let row = db.point(found.point_id).await.unwrap();
     assert_eq!((row.vm_id, row.task_id), (Some(scene.vm_id), None));
 }
+
+#[tokio::test]
+async fn a_point_that_was_adopted_learns_its_task_with_its_row() {
+    let scene = scene().await;
+    let db = &scene.db;
+    let point = scene.point(10, PointKind::Full);
+    let manifest = NewPoint { vm_id: None, task_id: None, job_id: None, ..point.clone() };
+    assert_eq!(db.adopt_points(scene.repository_id, std::slice::from_ref(&manifest)).await.unwrap(), 1);
+    assert_eq!(db.adopt_points(scene.repository_id, &[manifest]).await.unwrap(), 0);
+    let adopted = db.point(point.point_id).await.unwrap();
+    assert_eq!((adopted.vm_id, adopted.task_id), (Some(scene.vm_id), None), "the machine is found by its key");
+    db.insert_point(scene.job.lease(), &point).await.unwrap();
+    assert_eq!(db.point(point.point_id).await.unwrap().task_id, Some(scene.task_id));
+}

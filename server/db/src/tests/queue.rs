@@ -2,7 +2,7 @@
 
 use super::fixture::{self, LIMITS, lease};
 use crate::testing::{TestDatabase, database};
-use crate::{DiskProgress, Error, Event, Job, LeaseLimits, NewJob, Outcome, Progress, RunId, Start};
+use crate::{DiskProgress, Error, Event, Job, LeaseLimits, NewJob, Outcome, Progress, RunId, Start, back_off};
 use domain::job::{JobError, JobKind, JobState, LogLevel};
 use serde_json::json;
 use std::collections::HashSet;
@@ -188,10 +188,10 @@ async fn an_error_to_retry_is_tried_again_until_the_attempts_are_used_up() {
 async fn the_reaper_returns_what_dead_workers_held() {
     let db = database().await;
     let (run_id, job) = one_running_job(&db).await;
-    assert!(db.reap().await.unwrap().is_empty(), "it is alive");
+    assert!(db.reap(back_off).await.unwrap().is_empty(), "it is alive");
     assert_eq!(db.expire_leases("other").await.unwrap(), 0);
     assert_eq!(db.expire_leases("work").await.unwrap(), 1);
-    let reaped = db.reap().await.unwrap();
+    let reaped = db.reap(back_off).await.unwrap();
     assert_eq!((reaped[0].job_id, reaped[0].state), (job.job_id, JobState::Queued));
     assert!(lost(&db.heartbeat(job.lease()).await));
     assert!(lease(&db).await.is_none(), "it pauses");
@@ -199,7 +199,7 @@ async fn the_reaper_returns_what_dead_workers_held() {
     db.execute("update job set run_after = now(), attempt = 2").await;
     let last = lease(&db).await.unwrap();
     db.execute("update job set lease_expires_at = now()").await;
-    assert_eq!(db.reap().await.unwrap()[0].state, JobState::Failed);
+    assert_eq!(db.reap(back_off).await.unwrap()[0].state, JobState::Failed);
     assert_eq!(db.job(last.job_id).await.unwrap().error.unwrap().code, "job.worker_lost");
     assert_eq!(db.run(run_id).await.unwrap().state, JobState::Failed);
 
@@ -207,7 +207,7 @@ async fn the_reaper_returns_what_dead_workers_held() {
     let job = lease(&db).await.unwrap();
     db.request_cancel_job(job.job_id, "anna").await.unwrap();
     db.execute("update job set lease_expires_at = now()").await;
-    assert_eq!(db.reap().await.unwrap()[0].state, JobState::Cancelled);
+    assert_eq!(db.reap(back_off).await.unwrap()[0].state, JobState::Cancelled);
 }
 
 #[tokio::test]
