@@ -1,1 +1,34 @@
+//! What a job does: backup, restore, verification, inventory, reconciling; and the workers that run jobs.
+//!
+//! Owns: the order of a backup's and a restore's steps, retry and cancel, what is undone after a failure.
+//! Must never: speak a host's protocol, name an object of a repository, or hold state that another worker needs:
+//! workers and the console meet in Postgres only.
+//! Read next: `facade.rs` (what the console calls), `backup/mod.rs` (the main job), `runtime/mod.rs` (workers).
 
+mod backup;
+mod config;
+mod context;
+mod core;
+pub mod errors;
+mod esxi;
+mod facade;
+mod inventory;
+mod progress;
+mod reconcile;
+mod repositories;
+mod restore;
+mod runtime;
+mod sessions;
+mod space;
+mod stop;
+mod verify;
+mod words;
+
+pub use config::EngineConfig;
+pub use domain::finding::{Finding, Severity};
+pub use domain::job::JobError;
+pub use facade::{Engine, HostAccess, NewLocation, Preflight};
+pub use repositories::{Folders, Locations};
+pub use restore::RestoreOrder;
+pub use runtime::Workers;
+pub use sessions::{ConnectTarget, Connector};

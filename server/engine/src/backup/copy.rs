@@ -1,0 +1,103 @@
+//! Copying the disks of a machine: several at once, bounded, each from its frozen reader into the point being written.
+//!
+//! Owns: the adapter from a host's disk to the repository's source, and what one failed disk means for the others.
+//! Must never: commit.
+
+use super::plan::{self, PlannedDisk};
+use super::prepare::Source;
+use crate::context::JobContext;
+use crate::progress::Tally;
+use crate::{errors, words};
+use bytes::Bytes;
+use domain::Extent;
+use domain::job::JobError;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use hypervisor::DiskReader;
+use repository::{BlockSource, DiskInput, DiskSummary, PointId, PointWriter, Progress, ReadPlan, SourceError};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// A point whose disks are stored but that is not committed.
+pub struct Copied {
+    pub id: PointId,
+    pub writer: PointWriter,
+}
+
+/// Copies all disks. When one fails the others stop, and nothing of the point stays visible.
+pub async fn copy(ctx: &JobContext, source: &Source, disks: &[PlannedDisk]) -> Result<Copied, JobError> {
+    let id = PointId(Uuid::now_v7());
+    let writer = source.repository.begin_point(id).await.map_err(|error| errors::repository(&source.what, &error))?;
+    let tally = Arc::new(Tally::new(disks.iter().map(|disk| disk.config.key)));
+    let labels = disks.iter().map(|disk| (disk.config.key, disk.config.label.clone())).collect();
+    let reporter = ctx.report(Arc::clone(&tally), labels);
+    let cancel = ctx.stop.token().child_token();
+    // Boxed before they are a stream: the compiler cannot see that such a closure is `Send` otherwise.
+    let copies: Vec<BoxFuture<'_, _>> =
+        disks.iter().map(|disk| copy_disk(ctx, source, &writer, disk, &tally, &cancel).boxed()).collect();
+    let copied =
+        stream::iter(copies).buffer_unordered(ctx.config().disks_per_job.max(1)).try_collect::<Vec<()>>().await;
+    cancel.cancel();
+    reporter.finish().await;
+    match copied {
+        Ok(_) => Ok(Copied { id, writer }),
+        Err(error) => {
+            writer.abandon().await;
+            Err(error)
+        }
+    }
+}
+
+async fn copy_disk(
+    ctx: &JobContext,
+    source: &Source,
+    writer: &PointWriter,
+    disk: &PlannedDisk,
+    tally: &Arc<Tally>,
+    cancel: &CancellationToken,
+) -> Result<(), JobError> {
+    let progress = Arc::clone(tally) as Arc<dyn Progress>;
+    let input = |plan: ReadPlan| DiskInput {
+        config: disk.config.clone(),
+        source: Arc::new(HostDisk(Arc::clone(&disk.reader))),
+        plan,
+    };
+    let mut result = writer.backup_disk(input(disk.plan.read.clone()), Arc::clone(&progress), cancel).await;
+    if let (Err(error), ReadPlan::Changed { .. }) = (&result, &disk.plan.read)
+        && error.is_damage()
+    {
+        // What the increment builds on is damaged; the host still has all of it.
+        let cause = format!("the point it builds on is damaged ({})", errors::chain(error));
+        ctx.warn(&format!("{}: reading all of it, because {cause}.", disk.title())).await;
+        let full = plan::full(disk.reader.as_ref(), Some(cause)).await;
+        let full = full.map_err(|error| errors::host(&source.what, &error))?;
+        result = writer.backup_disk(input(full.read), progress, cancel).await;
+    }
+    let summary = result.map_err(|error| errors::repository(&source.what, &error))?;
+    ctx.info(&done(disk, &summary)).await;
+    Ok(())
+}
+
+fn done(disk: &PlannedDisk, summary: &DiskSummary) -> String {
+    format!(
+        "{} done: {} read, {} stored.",
+        disk.title(),
+        words::bytes(summary.bytes_read),
+        words::bytes(summary.bytes_stored)
+    )
+}
+
+/// A host's frozen disk, as the repository reads it. Host files have one reader at a time, so one lane.
+struct HostDisk(Arc<dyn DiskReader>);
+
+impl BlockSource for HostDisk {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes, SourceError>> {
+        self.0.stream(range).map(|piece| piece.map_err(|error| Box::new(error) as SourceError)).boxed()
+    }
+}

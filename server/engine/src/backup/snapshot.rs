@@ -1,0 +1,145 @@
+//! The snapshot of a backup: written down before it is made and after, removed whatever happens in between.
+//!
+//! Owns: the journal's part of a backup. Must never: make a second snapshot before the first is gone.
+//! Read next: `reconcile/`, which removes what a dead job could not.
+
+use super::prepare::Source;
+use crate::context::JobContext;
+use crate::{errors, words};
+use db::ChangeId;
+use domain::job::JobError;
+use domain::machine::PowerState;
+use domain::point::Consistency;
+use hypervisor::{ErrorKind, OWN_SNAPSHOT_PREFIX, Snapshot, SnapshotRef, SnapshotRequest, TrackingState};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// A snapshot of ours that exists on the host.
+pub struct Held {
+    /// What the host answered.
+    pub snapshot: Snapshot,
+    /// Just before it was asked for.
+    pub taken_at: Timestamp,
+    change_id: ChangeId,
+}
+
+/// Switches change tracking on. On a running machine it takes effect by a snapshot that comes and goes.
+pub async fn activate_tracking(ctx: &JobContext, source: &Source) -> Result<(), JobError> {
+    if source.machine.tracking_enabled {
+        return Ok(());
+    }
+    ctx.phase("Switching change tracking on").await;
+    let host_error = |error| errors::host(&source.what, &error);
+    match source.host.enable_tracking(&source.machine.reference).await.map_err(host_error)? {
+        TrackingState::Active => {
+            ctx.info("Change tracking switched on: the next backup reads only what changed.").await;
+        }
+        TrackingState::SwitchedOn if source.machine.power == PowerState::On => {
+            let held = take(ctx, source).await?;
+            remove(ctx, source, held).await?;
+            ctx.info("Change tracking switched on; that snapshot only made it take effect.").await;
+        }
+        TrackingState::SwitchedOn => ctx.info("Change tracking switched on.").await,
+        TrackingState::Refused(reason) if source.wants_increments => {
+            ctx.warn(&format!("Change tracking cannot be switched on, so every backup reads all: {reason}")).await;
+        }
+        TrackingState::Refused(reason) => ctx.info(&format!("Change tracking stays off: {reason}")).await,
+    }
+    Ok(())
+}
+
+/// Makes the snapshot. An operator who cancels waits a few seconds at most: a host cannot take the call back, and what
+/// appears later is found by its name.
+pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
+    ctx.phase("Making the snapshot").await;
+    ctx.check(&source.what)?;
+    let name = format!("{OWN_SNAPSHOT_PREFIX}{}-{}", ctx.job.job_id, uuid::Uuid::new_v4().simple());
+    let machine = &source.machine.reference;
+    let change_id = ctx.journal_snapshot(source.device_id, source.vm_id, &name, machine).await?;
+    let request = SnapshotRequest {
+        name,
+        description: "Made by Stillframe for a backup. It is removed when the backup ends.".to_owned(),
+        quiesce: source.quiesce,
+    };
+    let started = Instant::now();
+    let taken_at = ctx.now();
+    let made = tokio::select! {
+        made = source.host.create_snapshot(machine, &request) => made,
+        () = ctx.stopped_for(ctx.config().cancel_grace) => {
+            return Err(JobError::cancelled(format!("{} The snapshot was being made.", source.what)));
+        }
+    };
+    match made {
+        Ok(snapshot) => {
+            let held = Held { snapshot, taken_at, change_id };
+            if let Err(error) = ctx.journal_made(change_id, &held.snapshot.reference.0).await {
+                // The lease is lost or the database is gone: what we made, we remove.
+                let _ = remove(ctx, source, held).await;
+                return Err(error);
+            }
+            ctx.info(&made_text(&held.snapshot, started.elapsed())).await;
+            Ok(held)
+        }
+        Err(error) => {
+            settle_failed(ctx, source, &request.name, change_id, error.kind).await;
+            Err(errors::host(&source.what, &error))
+        }
+    }
+}
+
+/// Removes it and waits for consolidation. Runs to its end even when the job is being stopped.
+pub async fn remove(ctx: &JobContext, source: &Source, held: Held) -> Result<(), JobError> {
+    ctx.phase("Removing the snapshot").await;
+    remove_by(ctx, source, &held.snapshot.reference, held.change_id).await
+}
+
+async fn remove_by(
+    ctx: &JobContext,
+    source: &Source,
+    snapshot: &SnapshotRef,
+    change: ChangeId,
+) -> Result<(), JobError> {
+    let started = Instant::now();
+    ctx.journal_removing(change).await;
+    match source.host.remove_snapshot(&source.machine.reference, snapshot).await {
+        Ok(()) => {
+            ctx.journal_removed(change).await;
+            ctx.info(&format!("Snapshot removed in {}.", words::duration(started.elapsed()))).await;
+            Ok(())
+        }
+        Err(error) => {
+            let what = format!("The snapshot of {} could not be removed.", source.name);
+            let error = errors::host(&what, &error);
+            ctx.journal_failed(change, &error).await;
+            ctx.left_behind();
+            Err(error)
+        }
+    }
+}
+
+/// A refused snapshot leaves nothing; when only the answer was lost, the host may have made it, or still be making it.
+async fn settle_failed(ctx: &JobContext, source: &Source, name: &str, change_id: ChangeId, kind: ErrorKind) {
+    let found = match source.host.list_own_snapshots(&source.machine.reference).await {
+        Ok(own) => own.into_iter().find(|snapshot| snapshot.name == name),
+        Err(_) => return ctx.left_behind(),
+    };
+    match found {
+        // Its failure is journalled; the reconciler goes on.
+        Some(found) => drop(remove_by(ctx, source, &found.reference, change_id).await),
+        None if matches!(kind, ErrorKind::Unreachable | ErrorKind::Interrupted | ErrorKind::Timeout) => {
+            ctx.left_behind();
+        }
+        None => ctx.journal_removed(change_id).await,
+    }
+}
+
+fn made_text(snapshot: &Snapshot, time: std::time::Duration) -> String {
+    let state = match snapshot.consistency {
+        Consistency::Application => "guest quiesced",
+        Consistency::Crash => "guest not quiesced",
+        Consistency::Offline => "the machine is off",
+    };
+    let reasons =
+        if snapshot.warnings.is_empty() { ".".to_owned() } else { format!(": {}", snapshot.warnings.join(" ")) };
+    format!("Snapshot made in {}, {state}{reasons}", words::duration(time))
+}

@@ -1,0 +1,90 @@
+//! Times and limits of the engine. Tests shorten them; nothing else in the crate holds a duration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the engine runs. [`EngineConfig::new`] is what a server uses.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The server's own folder: no repository may lie in it.
+    pub data_dir: PathBuf,
+    /// Name of this worker in leases, without a slash. Leases of the same name that a start finds are of a life that ended.
+    pub worker_name: String,
+    /// Jobs at the same time, of all kinds.
+    pub slots: usize,
+    /// Backups and restores at the same time, over all devices.
+    pub max_transfers: u32,
+    /// Disks of one machine that are copied at the same time.
+    pub disks_per_job: usize,
+    /// The queue is looked at so often even without a notification.
+    pub poll_every: Duration,
+    /// A lease is renewed so often.
+    pub heartbeat_every: Duration,
+    /// Without a successful renewal for so long, by the monotonic clock, the worker gives its job up by itself.
+    pub heartbeat_deadline: Duration,
+    /// Expired leases are looked for so often.
+    pub reap_every: Duration,
+    /// Due tasks are looked for so often.
+    pub schedule_every: Duration,
+    /// Each enabled device's inventory is read so often.
+    pub inventory_every: Duration,
+    /// Left-overs on hosts and in repositories are looked for so often.
+    pub reconcile_every: Duration,
+    /// Pause before the second, third, fourth … attempt; the last one repeats.
+    pub retry_pauses: Vec<Duration>,
+    /// Pause before the end of a job is written down again after the database failed; grows with each try.
+    pub settle_pause: Duration,
+    /// Progress is written to the database so often.
+    pub progress_every: Duration,
+    /// An operator who cancels waits at most so long for a snapshot that is being made.
+    pub cancel_grace: Duration,
+    /// An intended snapshot that cannot be found may still appear for so long (the host's own task may be running).
+    pub snapshot_settle: Duration,
+    /// At stop, jobs get so long to clean up.
+    pub stop_grace: Duration,
+}
+
+impl EngineConfig {
+    /// For a server. `worker_name` is the server's own, the same after a restart: the lock on its data folder keeps a
+    /// second one of that name away.
+    pub fn new(data_dir: impl Into<PathBuf>, worker_name: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            worker_name: worker_name.into(),
+            slots: 8,
+            max_transfers: 4,
+            disks_per_job: 2,
+            poll_every: Duration::from_secs(5),
+            heartbeat_every: Duration::from_secs(15),
+            heartbeat_deadline: Duration::from_secs(40),
+            reap_every: Duration::from_secs(10),
+            schedule_every: Duration::from_secs(10),
+            inventory_every: Duration::from_secs(300),
+            reconcile_every: Duration::from_secs(300),
+            retry_pauses: [30, 120, 480].map(Duration::from_secs).to_vec(),
+            settle_pause: Duration::from_secs(1),
+            progress_every: Duration::from_millis(500),
+            cancel_grace: Duration::from_secs(5),
+            snapshot_settle: Duration::from_secs(35 * 60),
+            stop_grace: Duration::from_secs(30),
+        }
+    }
+
+    /// The pause after attempt number `attempt` (the first is 1) failed.
+    pub fn retry_pause(&self, attempt: u32) -> Duration {
+        let index = attempt.saturating_sub(1) as usize;
+        self.retry_pauses.get(index).or(self.retry_pauses.last()).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_the_last_one_repeats() {
+        let config = EngineConfig::new("/srv/data", "server");
+        let pauses: Vec<u64> = (0..6).map(|attempt| config.retry_pause(attempt).as_secs()).collect();
+        assert_eq!(pauses, [30, 30, 120, 480, 480, 480]);
+    }
+}

@@ -1,0 +1,137 @@
+//! From the errors of the crates below to the error a job ends with: what, why, what to do, and whether to try again.
+//!
+//! Owns: dispositions and the engine's own codes, listed in `docs/error-codes.md`.
+//! Must never: drop the host's or the system's own words.
+
+use domain::job::{Disposition, JobError};
+use hypervisor::{ErrorKind, HostError};
+use repository::{BackendErrorKind, Error as RepositoryError};
+use std::error::Error;
+
+/// What to do about a repository that is not where it should be.
+pub const FOLDER_HINT: &str =
+    "Check that the folder is there and, if it lies on another disk or share, that this is mounted.";
+
+/// Longest chain of causes that is written out.
+const MAX_CAUSES: usize = 8;
+
+/// An error with its causes, each once: `a: b: c`.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    with_causes(error.to_string(), error.source())
+}
+
+/// A host's error. `what` says what the job was doing, naming the machine.
+pub fn host(what: &str, error: &HostError) -> JobError {
+    let why = format!("{}: {}: {}", error.host, error.attempt, error.reason);
+    JobError {
+        disposition: host_disposition(error.kind),
+        code: error.code.to_owned(),
+        what: what.to_owned(),
+        why: with_causes(why, Error::source(error)),
+        hint: error.hint.clone(),
+    }
+}
+
+/// Refusals and full datastores often pass by themselves; wrong credentials and missing rights do not.
+const fn host_disposition(kind: ErrorKind) -> Disposition {
+    match kind {
+        ErrorKind::Unreachable
+        | ErrorKind::Busy
+        | ErrorKind::Refused
+        | ErrorKind::Protocol
+        | ErrorKind::Timeout
+        | ErrorKind::Interrupted
+        | ErrorKind::NoSpace => Disposition::Retry,
+        ErrorKind::CertificateChanged
+        | ErrorKind::Tls
+        | ErrorKind::Login
+        | ErrorKind::Permission
+        | ErrorKind::Licence
+        | ErrorKind::NotFound
+        | ErrorKind::Unsupported => Disposition::Fail,
+    }
+}
+
+fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
+    for _ in 0..MAX_CAUSES {
+        let Some(inner) = cause else { break };
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// A repository's error; a host's error underneath keeps its own words.
+pub fn repository(what: &str, error: &RepositoryError) -> JobError {
+    if let RepositoryError::Source { disk, source, .. } = error {
+        let what = format!("{what} Disk {disk} was being read.");
+        return match source.downcast_ref::<HostError>() {
+            Some(host_error) => host(&what, host_error),
+            None => JobError::retry("backup.read_failed", what, source.to_string(), ""),
+        };
+    }
+    if error.is_out_of_space() {
+        return JobError::retry(
+            "repository.no_space",
+            what,
+            chain(error),
+            "Free space at the location, then try again.",
+        );
+    }
+    match error {
+        RepositoryError::Cancelled => JobError::cancelled(what),
+        RepositoryError::WrongPassphrase { .. } | RepositoryError::MistypedRecoveryKey => JobError::fail(
+            "repository.wrong_passphrase",
+            what,
+            chain(error),
+            "Enter the passphrase that was chosen when the repository was made, or its recovery key.",
+        ),
+        RepositoryError::NotARepository { .. } => {
+            JobError::fail("repository.not_found", what, chain(error), FOLDER_HINT)
+        }
+        RepositoryError::NotEmpty { .. } => {
+            JobError::fail("repository.not_empty", what, chain(error), "Choose an empty or a new folder.")
+        }
+        RepositoryError::UnknownVersion { .. } => JobError::fail(
+            "repository.newer_version",
+            what,
+            chain(error),
+            "Update this server to the version that wrote the repository.",
+        ),
+        RepositoryError::NoSuchPoint(_) => JobError::fail(
+            "repository.point_missing",
+            what,
+            chain(error),
+            "Choose another restore point: this one was removed from the repository.",
+        ),
+        RepositoryError::SourceLength { .. } => {
+            JobError::retry("backup.read_length", what, chain(error), "Look at the host's log, then try again.")
+        }
+        RepositoryError::Plan { .. } => JobError::fail("backup.plan", what, chain(error), ""),
+        RepositoryError::Backend(backend) if backend.kind == BackendErrorKind::Forbidden => JobError::fail(
+            "repository.forbidden",
+            what,
+            chain(error),
+            "Let the account that runs the server read and write the folder.",
+        ),
+        _ if error.is_damage() => JobError::fail(
+            "repository.damaged",
+            what,
+            chain(error),
+            "Verify the repository to see what else is affected. Other restore points may be whole.",
+        ),
+        _ => JobError::retry("repository.storage", what, chain(error), "Check the location and its disk."),
+    }
+}
+
+/// A database error.
+pub fn database(what: &str, error: &db::Error) -> JobError {
+    if let db::Error::NotFound { .. } = error {
+        return JobError::fail("job.row_gone", what, format!("Meanwhile the {error}."), "");
+    }
+    JobError::retry("db.unavailable", what, chain(error), "Check the server's database.")
+}

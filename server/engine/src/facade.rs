@@ -1,0 +1,234 @@
+//! What the console asks for: the engine's functions on hosts and repositories, with answers made for its pages.
+//!
+//! Owns: the public face of this crate. Must never: give out a password or passphrase, or keep the console waiting for
+//! a job; what takes long is queued. Read next: `runtime/` for what happens to it then.
+
+use crate::config::EngineConfig;
+use crate::core::Core;
+use crate::reconcile::index;
+use crate::repositories::{Folders, Locations, place};
+use crate::restore::RestoreOrder;
+use crate::sessions::{ConnectTarget, Connector};
+use crate::{errors, inventory, space};
+use db::{Database, DeviceId, FullReads, JobId, NewJob, NewRepository, NewRestore, RepositoryId, RunId};
+use domain::job::{JobError, JobKind};
+use domain::{Clock, SystemClock};
+use repository::InitOptions;
+use secrecy::SecretString;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use db::Preflight;
+
+/// Verifications wait behind backups.
+const VERIFY_PRIORITY: i32 = -5;
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Core>);
+
+/// A host's address and how to sign in, before it is a device.
+#[derive(Debug, Clone)]
+pub struct HostAccess {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Account.
+    pub account: String,
+    /// Its password.
+    pub password: SecretString,
+    /// SHA-256 of the only certificate that is accepted.
+    pub certificate_sha256: [u8; 32],
+}
+
+/// A location that was made or taken over.
+#[derive(Debug)]
+pub struct NewLocation {
+    /// Its row.
+    pub repository_id: RepositoryId,
+    /// Opens it when the passphrase is lost; to be shown once. `None` when an existing repository was opened.
+    pub recovery_key: Option<SecretString>,
+    /// Points found in it.
+    pub points: u64,
+}
+
+impl Engine {
+    /// With real hosts, folders and time.
+    pub fn new(db: Database, config: EngineConfig) -> Self {
+        Self::with_parts(db, config, Arc::new(SystemClock), Arc::new(crate::esxi::EsxiConnector), Arc::new(Folders))
+    }
+
+    /// With parts of the caller's choice, for tests.
+    pub fn with_parts(
+        db: Database,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        connector: Arc<dyn Connector>,
+        locations: Arc<dyn Locations>,
+    ) -> Self {
+        Self(Core::new(db, config, clock, connector, locations))
+    }
+
+    pub(crate) fn core(&self) -> Arc<Core> {
+        Arc::clone(&self.0)
+    }
+
+    /// SHA-256 of the certificate that answers at this address. Nothing is sent but the TLS greeting.
+    pub async fn probe_certificate(&self, host: &str, port: u16) -> Result<[u8; 32], JobError> {
+        let what = format!("Reading the certificate of {host}:{port}.");
+        self.0.sessions.probe_certificate(host, port).await.map_err(|error| errors::host(&what, &error))
+    }
+
+    /// Signs in and looks. Makes no lasting change.
+    pub async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
+        let what = format!("Signing in to {}.", access.host);
+        let target = ConnectTarget {
+            host: access.host.clone(),
+            port: access.port,
+            account: access.account.clone(),
+            password: access.password.clone(),
+            certificate_sha256: access.certificate_sha256,
+            full_reads: FullReads::default(),
+        };
+        let host = self.0.sessions.connect_once(&target).await.map_err(|error| errors::host(&what, &error))?;
+        let found = host.preflight().await.map_err(|error| errors::host(&what, &error));
+        host.close().await;
+        found.map(inventory::preflight_row)
+    }
+
+    /// Signs in to a saved device and keeps what was found.
+    pub async fn test_device(&self, device_id: DeviceId) -> Result<Preflight, JobError> {
+        let what = "Testing the device.";
+        let database = |error: db::Error| errors::database(what, &error);
+        let device = self.0.db.device(device_id).await.map_err(database)?;
+        let what = format!("Signing in to {}.", device.name);
+        let target = self.0.connect_target(&what, &device).await?;
+        // A session of its own: the test shows that signing in works now, not that it did once.
+        let found = async {
+            let host = self.0.sessions.connect_once(&target).await?;
+            let found = host.preflight().await;
+            host.close().await;
+            found
+        };
+        match found.await {
+            Ok(found) => {
+                let found = inventory::preflight_row(found);
+                self.0.db.record_preflight(device_id, &found).await.map_err(database)?;
+                Ok(found)
+            }
+            Err(error) => {
+                let error = errors::host(&what, &error);
+                self.0.db.record_sync_failure(device_id, &error).await.map_err(database)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Queues the reading of a device's inventory. `None` when it is queued already.
+    pub async fn sync_device(&self, device_id: DeviceId) -> Result<Option<JobId>, JobError> {
+        let queued = self.0.db.enqueue_housekeeping(JobKind::Inventory, device_id).await;
+        queued.map_err(|error| errors::database("Queueing the inventory.", &error))
+    }
+
+    /// Makes a repository in a folder of this server; when one is there already, opens it and takes up its points.
+    pub async fn create_location(
+        &self,
+        name: &str,
+        path: &str,
+        passphrase: SecretString,
+    ) -> Result<NewLocation, JobError> {
+        let what = format!("Adding the location “{name}”.");
+        let folder = place::check_folder(path, &self.0.config.data_dir)?;
+        let new = if place::holds_repository(&folder) {
+            self.adopt_location(&what, name, &folder, passphrase).await?
+        } else {
+            place::prepare_folder(&folder)?;
+            let options = InitOptions::new(self.0.clock.now());
+            let (repository, key) = self.0.repositories.create(&folder, &passphrase, options).await?;
+            let repository_id = RepositoryId(repository.id());
+            self.insert_location(&what, repository_id, name, &folder, passphrase).await?;
+            NewLocation { repository_id, recovery_key: Some(key.text().clone()), points: 0 }
+        };
+        if let Ok(row) = self.0.db.repository(new.repository_id).await
+            && let Ok(repository) = self.0.repository(&what, &row).await
+        {
+            space::note(&self.0, &repository, &row).await;
+        }
+        Ok(new)
+    }
+
+    async fn adopt_location(
+        &self,
+        what: &str,
+        name: &str,
+        folder: &Path,
+        passphrase: SecretString,
+    ) -> Result<NewLocation, JobError> {
+        let repository = self.0.repositories.adopt(folder, &passphrase).await?;
+        let repository_id = RepositoryId(repository.id());
+        self.insert_location(what, repository_id, name, folder, passphrase).await?;
+        let pass = index::adopt(&self.0, what, &repository, repository_id).await?;
+        Ok(NewLocation { repository_id, recovery_key: None, points: pass.adopted as u64 })
+    }
+
+    async fn insert_location(
+        &self,
+        what: &str,
+        repository_id: RepositoryId,
+        name: &str,
+        folder: &Path,
+        passphrase: SecretString,
+    ) -> Result<(), JobError> {
+        let path = folder.display().to_string();
+        let row = NewRepository { repository_id, name: name.to_owned(), path, passphrase };
+        self.0.db.insert_repository(&row).await.map_err(|error| match error {
+            db::Error::Conflict(conflict) => {
+                JobError::fail("repository.known", what, format!("It cannot be added: {conflict}."), "")
+            }
+            error => errors::database(what, &error),
+        })
+    }
+
+    /// Queues a verification of the repository.
+    pub async fn verify(&self, id: RepositoryId) -> Result<Option<JobId>, JobError> {
+        let what = "Queueing the verification.";
+        let row = self.0.db.repository(id).await.map_err(|error| errors::database(what, &error))?;
+        let job = NewJob {
+            repository_id: Some(id),
+            priority: VERIFY_PRIORITY,
+            max_attempts: 1,
+            ..NewJob::new(JobKind::Verify, &row.name, format!("repository:{id}:verify"))
+        };
+        self.0.db.enqueue(&job).await.map_err(|error| errors::database(what, &error))
+    }
+
+    /// Queues a restore. What stands against it on the target is found by the job, before it makes anything.
+    pub async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {
+        let what = format!("Starting the restore of “{}”.", order.name);
+        let database = |error: db::Error| errors::database(&what, &error);
+        let point = self.0.db.point(db::PointId(order.point_id)).await.map_err(database)?;
+        let device = self.0.db.device(DeviceId(order.device_id)).await.map_err(database)?;
+        if !device.enabled {
+            return Err(crate::core::disabled(&what, &device.name));
+        }
+        let payload = serde_json::to_value(order)
+            .map_err(|error| JobError::fail("job.malformed", what.as_str(), error.to_string(), ""))?;
+        let restore = NewRestore {
+            title: format!("Restore of {} to {}", point.machine_name, device.name),
+            machine_name: order.name.clone(),
+            started_by: started_by.to_owned(),
+            vm_id: point.vm_id,
+            device_id: device.device_id,
+            repository_id: point.repository_id,
+            payload,
+        };
+        let (run_id, _) = self.0.db.start_restore(&restore).await.map_err(database)?;
+        Ok(run_id)
+    }
+
+    /// Forgets the session of a device that was changed or removed.
+    pub async fn device_changed(&self, device_id: DeviceId) {
+        self.0.sessions.forget(device_id).await;
+    }
+}

@@ -1,0 +1,64 @@
+//! One device: what the journal says dead jobs left there goes.
+//!
+//! Owns: the pass. Must never: remove a snapshot of another installation; those are only told.
+
+use super::undo::{self, Undone};
+use crate::context::JobContext;
+use crate::errors;
+use db::{Change, DeviceId, Outcome};
+use domain::job::JobError;
+use hypervisor::{ErrorKind, Hypervisor, MachineRef};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Undoes what is open and not held by a running job. One failure does not stop the rest.
+pub async fn reconcile(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome, JobError> {
+    let device = ctx.essential(ctx.core.db.device(device_id).await)?;
+    let what = format!("Looking for what broken-off jobs left on {}.", device.name);
+    let all = ctx.core.db.open_changes(device_id).await.map_err(|error| errors::database(&what, &error))?;
+    let open: Vec<&Change> = all.iter().filter(|change| !change.owner_alive).collect();
+    if open.is_empty() {
+        return Ok(ctx.done(json!({ "removed": 0, "open": 0 })));
+    }
+    let host = ctx.core.host(&what, &device).await?;
+    let (mut removed, mut waiting, mut last_error) = (0, 0, None);
+    for change in &open {
+        ctx.check(&what)?;
+        match undo::undo(&ctx.core, host.as_ref(), change).await {
+            Ok(Undone::Removed) => {
+                removed += 1;
+                ctx.info(&format!("Removed {}.", change.token)).await;
+            }
+            Ok(Undone::Absent) => {}
+            Ok(Undone::MayAppear) => waiting += 1,
+            Err(error) => last_error = Some(error),
+        }
+    }
+    let foreign = foreign_snapshots(ctx, host.as_ref(), &open).await;
+    match last_error {
+        Some(error) => Err(error),
+        None => Ok(ctx.done(json!({ "removed": removed, "open": waiting, "not_ours": foreign }))),
+    }
+}
+
+/// Snapshots with our prefix on the same machines that our journal does not know: another installation's.
+async fn foreign_snapshots(ctx: &JobContext, host: &dyn Hypervisor, open: &[&Change]) -> Vec<String> {
+    let machines: BTreeSet<&str> = open.iter().filter_map(|change| change.machine_ref.as_deref()).collect();
+    let mut foreign = Vec::new();
+    for machine in machines {
+        let own = match host.list_own_snapshots(&MachineRef(machine.to_owned())).await {
+            Ok(own) => own,
+            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            Err(_) => break,
+        };
+        for snapshot in own {
+            if let Ok(false) = ctx.core.db.knows_change(&snapshot.name).await {
+                foreign.push(snapshot.name);
+            }
+        }
+    }
+    if !foreign.is_empty() {
+        ctx.info(&format!("Snapshots of another Stillframe server, not touched: {}.", foreign.join(", "))).await;
+    }
+    foreign
+}

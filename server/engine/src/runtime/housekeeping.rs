@@ -1,0 +1,113 @@
+//! What has to happen by itself: due tasks, expired leases, inventories, looks for left-overs.
+//!
+//! Owns: when. Must never: do the work; it only queues jobs. Any number of servers may run it on one database.
+
+use crate::context::JobContext;
+use crate::core::Core;
+use crate::errors;
+use db::{DeviceId, NewJob, RepositoryId};
+use domain::job::JobKind;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Looks at a repository are behind everything else.
+const INDEX_PRIORITY: i32 = -10;
+
+/// Runs `work` now and then every `period`, until `stopping`. A failure is logged; the next round comes.
+pub async fn every<F, Fut>(period: Duration, stopping: CancellationToken, name: &'static str, mut work: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = db::Result<()>>,
+{
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = work().await {
+            tracing::warn!(error = %errors::chain(&error), "{name} failed");
+        }
+    }
+}
+
+/// Starts what is due. What was missed while no server ran is started once.
+pub async fn schedule(core: Arc<Core>) -> db::Result<()> {
+    for due in core.db.start_due_tasks().await? {
+        tracing::info!(task = %due.name, due = %due.due_at, start = ?due.start, "task started by schedule");
+    }
+    Ok(())
+}
+
+/// Returns the jobs of dead workers to the queue and looks for what they left.
+pub async fn reap(core: Arc<Core>) -> db::Result<()> {
+    let config = core.config.clone();
+    for reaped in core.db.reap(|attempt| config.retry_pause(attempt)).await? {
+        tracing::warn!(job = %reaped.job_id, title = %reaped.title, state = reaped.state.as_str(), "worker lost");
+        if matches!(reaped.kind, JobKind::Backup | JobKind::Restore)
+            && let Some(device_id) = reaped.device_id
+        {
+            core.db.enqueue_housekeeping(JobKind::Reconcile, device_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Queues the inventory of each enabled device that was not read lately.
+pub async fn inventories(core: Arc<Core>) -> db::Result<()> {
+    let now = core.db.now().await?;
+    for device in core.db.devices().await?.into_iter().filter(|device| device.enabled) {
+        let tried = device.synced_at.max(device.sync_failed_at);
+        let fresh = tried.is_some_and(|at| now.duration_since(at).unsigned_abs() < core.config.inventory_every);
+        if !fresh {
+            core.db.enqueue_housekeeping(JobKind::Inventory, device.device_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Queues a look at each device with open changes, and at each repository.
+pub async fn reconciles(core: Arc<Core>) -> db::Result<()> {
+    for device_id in core.db.devices_to_reconcile().await? {
+        core.db.enqueue_housekeeping(JobKind::Reconcile, device_id).await?;
+    }
+    for repository in core.db.repositories().await? {
+        index(&core, repository.repository_id, &repository.name).await?;
+    }
+    Ok(())
+}
+
+async fn index(core: &Core, id: RepositoryId, name: &str) -> db::Result<()> {
+    let job = NewJob {
+        repository_id: Some(id),
+        priority: INDEX_PRIORITY,
+        ..NewJob::new(JobKind::Reconcile, name, format!("repository:{id}:index"))
+    };
+    core.db.enqueue(&job).await.map(drop)
+}
+
+/// After a job that may have left something on its device, or a point without a row.
+pub async fn reconcile_after(ctx: &JobContext) {
+    if let Some(device_id) = ctx.job.device_id {
+        heard(ctx.core.db.enqueue_housekeeping(JobKind::Reconcile, device_id).await);
+    }
+    if let Some(id) = ctx.job.repository_id {
+        heard(index(&ctx.core, id, &ctx.job.title).await);
+    }
+}
+
+/// After a job that made a machine.
+pub async fn inventory_after(ctx: &JobContext, device_id: DeviceId) {
+    heard(ctx.core.db.enqueue_housekeeping(JobKind::Inventory, device_id).await);
+}
+
+fn heard<T>(queued: db::Result<T>) {
+    if let Err(error) = queued {
+        tracing::warn!(error = %errors::chain(&error), "housekeeping was not queued");
+    }
+}

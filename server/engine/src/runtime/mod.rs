@@ -1,0 +1,75 @@
+//! The workers of one process: the pool, the heartbeat of each job, the scheduler, the reaper, housekeeping.
+//!
+//! Owns: starting and stopping all of it. Must never: share state with another worker but through Postgres.
+//! Read next: `worker.rs`, `heartbeat.rs`, `housekeeping.rs`.
+
+mod heartbeat;
+pub mod housekeeping;
+mod worker;
+
+use crate::core::Core;
+use crate::facade::Engine;
+use housekeeping::every;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker::Pool;
+
+/// The running workers. [`Workers::stop`] ends them in order; dropping leaves running jobs to the reaper.
+pub struct Workers {
+    core: Arc<Core>,
+    pool: Arc<Pool>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    _events: db::Events,
+}
+
+impl Workers {
+    /// Starts to work. Leases that an earlier life of this worker held are ended at once.
+    pub async fn start(engine: &Engine) -> db::Result<Self> {
+        let core = engine.core();
+        let lost = core.db.expire_leases(&format!("{}/", core.config.worker_name)).await?;
+        if lost > 0 {
+            tracing::warn!(jobs = lost, "an earlier life of this server ended in the middle of jobs");
+        }
+        let events = core.db.events().await?;
+        let stopping = CancellationToken::new();
+        let pool = Pool::new(Arc::clone(&core), stopping.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(Arc::clone(&pool).lease_jobs());
+        // Ends when the events do.
+        tokio::spawn(Arc::clone(&pool).listen(events.subscribe()));
+        keep_house(&core, &stopping, &tasks);
+        Ok(Self { core, pool, stopping, tasks, _events: events })
+    }
+
+    /// Takes no more jobs, lets running ones clean up and go back to the queue, signs out of all hosts.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        self.pool.stop().await;
+        self.tasks.wait().await;
+        self.core.sessions.close_all().await;
+    }
+}
+
+fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
+    let config = &core.config;
+    // The reaper first: what it returns to the queue tells the reconciler where to look.
+    let work = Arc::clone(core);
+    tasks
+        .spawn(every(config.reap_every, stopping.clone(), "the reaper", move || housekeeping::reap(Arc::clone(&work))));
+    let work = Arc::clone(core);
+    tasks.spawn(every(config.schedule_every, stopping.clone(), "the scheduler", move || {
+        housekeeping::schedule(Arc::clone(&work))
+    }));
+    let work = Arc::clone(core);
+    // Looked at more often than due, so that a device whose time comes does not wait a whole period.
+    tasks.spawn(every(config.inventory_every / 4, stopping.clone(), "queueing inventories", move || {
+        housekeeping::inventories(Arc::clone(&work))
+    }));
+    let work = Arc::clone(core);
+    tasks.spawn(every(config.reconcile_every, stopping.clone(), "queueing reconciles", move || {
+        housekeeping::reconciles(Arc::clone(&work))
+    }));
+}
