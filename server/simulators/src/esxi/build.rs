@@ -60,8 +60,8 @@ pub(crate) fn create(host: &Host, plan: Plan) -> Result<Shared, SoapFault> {
     if plan.disks.len() > DISKS_MAX {
         return Err(SoapFault::device(DISKS_MAX, "device"));
     }
-    let plain = plain_name(&plan.name);
-    let (wanted, stem) = plan.path.clone().unwrap_or_else(|| (plain.clone(), plain));
+    let folder_name = plain_name(&plan.name);
+    let (wanted, stem) = plan.path.clone().unwrap_or_else(|| (folder_name.clone(), folder_name));
     let (folder, dir) = free_folder(host, &plan.datastore, &wanted)?;
     let made = assemble(host, plan, folder, &dir, stem).and_then(|machine| {
         write_files(&machine)?;

@@ -82,6 +82,11 @@ pub(crate) fn reference(node: &Node) -> MoRef {
     MoRef::new(node.plain_type.clone().unwrap_or_default(), node.text.trim())
 }
 
+/// The reference in a child element; an empty one when it is absent.
+pub(crate) fn reference_in(node: &Node, name: &str) -> MoRef {
+    node.child(name).map_or_else(|| MoRef::new("", ""), reference)
+}
+
 impl FilterSpec {
     pub fn read(node: &Node) -> Result<Self, SoapFault> {
         let mut sets = Vec::new();
@@ -99,7 +104,7 @@ impl FilterSpec {
             sets.push(PropertySet { kind, all: set.flag("all"), paths });
         }
         let start = |set: &Node| Start {
-            object: set.child("obj").map(reference).unwrap_or_else(|| MoRef::new("", "")),
+            object: reference_in(set, "obj"),
             skip: set.flag("skip"),
             select: set.all("selectSet").map(read_select).collect(),
         };

@@ -45,19 +45,32 @@ pub(crate) fn parse_range(headers: &HeaderMap, size: Option<u64>) -> Option<Byte
     (start <= end).then_some((start, end))
 }
 
-/// Who asks: by the cookie of this door, or by name and password, which opens a session.
-fn authenticate(host: &Host, headers: &HeaderMap) -> Option<Option<String>> {
+/// Who asks.
+enum Caller {
+    /// Nobody we know.
+    Stranger,
+    /// The owner of a session.
+    Known,
+    /// Logged in with this request; the cookie goes with the answer.
+    New(String),
+}
+
+/// Finds out who asks: by the cookie of this door, or by name and password, which opens a session.
+fn authenticate(host: &Host, headers: &HeaderMap) -> Caller {
     let cookie = headers.get(COOKIE).and_then(|value| value.to_str().ok());
     if host.sessions.of_cookie(cookie, Door::Folder).is_some() {
-        return Some(None);
+        return Caller::Known;
     }
-    let given = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
-    let given = base64::engine::general_purpose::STANDARD.decode(given.trim()).ok()?;
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
+    let given = given.and_then(|given| base64::engine::general_purpose::STANDARD.decode(given.trim()).ok());
     let wanted = format!("{}:{}", host.config.account, host.config.password);
-    if given != wanted.as_bytes() {
-        return None;
+    if given.as_deref() != Some(wanted.as_bytes()) {
+        return Caller::Stranger;
     }
-    Some(host.sessions.open(Door::Folder, &host.config.account, now()).map(|session| set_cookie(&session.key)))
+    match host.sessions.open(Door::Folder, &host.config.account, now()) {
+        Some(session) => Caller::New(set_cookie(&session.key)),
+        None => Caller::Known, // no room for a session: the client has to show its password again
+    }
 }
 
 fn unauthorized() -> Response<Answer> {
@@ -84,12 +97,16 @@ pub(crate) async fn handle(
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         return answers::text(status, "injected");
     }
-    let Some(cookie) = authenticate(host, headers) else { return unauthorized() };
+    let cookie = match authenticate(host, headers) {
+        Caller::Stranger => return unauthorized(),
+        Caller::Known => None,
+        Caller::New(cookie) => Some(cookie),
+    };
     let mut response = match locate(host, uri) {
         None => answers::text(StatusCode::NOT_FOUND, "404 Not Found"),
         Some((datastore, file)) => match *method {
             Method::GET | Method::HEAD if file.is_dir() => listing(&file),
-            Method::GET => get(host, &datastore, &file, headers, injected),
+            Method::GET => get(host, &datastore, &file, headers, injected.as_ref()),
             Method::HEAD => head(&file),
             Method::PUT => put(host, file, headers, body).await,
             _ => answers::text(StatusCode::METHOD_NOT_ALLOWED, "405"),
@@ -174,7 +191,7 @@ fn get(
     datastore: &str,
     path: &Path,
     headers: &HeaderMap,
-    injected: Option<Action>,
+    injected: Option<&Action>,
 ) -> Response<Answer> {
     let guard = match lock_for_reading(host, datastore, path) {
         Ok(guard) => guard,
@@ -183,7 +200,7 @@ fn get(
     let Ok(file) = File::open(path) else { return answers::text(StatusCode::NOT_FOUND, "404 Not Found") };
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let whole = (0, size.saturating_sub(1));
-    let ignore = injected == Some(Action::IgnoreRange) || size <= SMALL_FILE_BYTES;
+    let ignore = injected == Some(&Action::IgnoreRange) || size <= SMALL_FILE_BYTES;
     let range = match headers.get(RANGE) {
         Some(_) if !ignore => match parse_range(headers, Some(size)) {
             Some(range) if range.0 < size => Some(range),
@@ -198,12 +215,12 @@ fn get(
     };
     let (start, end) = range.unwrap_or(whole);
     let length = if size == 0 { 0 } else { end - start + 1 };
-    let cut = if let Some(Action::TruncateBody(at)) = injected { at } else { u64::MAX };
+    let cut = if let Some(Action::TruncateBody(at)) = injected { *at } else { u64::MAX };
     let mut response = Response::new(send_file(host, file, start, length, cut, guard));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    if range.is_some() && injected != Some(Action::WrongStatus) {
-        let shift = if let Some(Action::ShiftContentRange(shift)) = injected { shift } else { 0 };
+    if range.is_some() && injected != Some(&Action::WrongStatus) {
+        let shift = if let Some(Action::ShiftContentRange(shift)) = injected { *shift } else { 0 };
         let text = format!("bytes {}-{}/{size}", start + shift, end + shift);
         let value = HeaderValue::from_str(&text).ok();
         value.and_then(|value| response.headers_mut().insert(CONTENT_RANGE, value));

@@ -157,7 +157,7 @@ impl Host {
             let machine = self.load_machine(&path)?;
             if machine.importing {
                 let shared = Arc::new(Mutex::new(machine));
-                self.delete_files(&shared.lock());
+                Self::delete_files(&shared.lock());
                 let _ = fs::remove_file(&path);
                 continue;
             }
@@ -225,7 +225,7 @@ impl Host {
     }
 
     /// Deletes a machine's files and folder.
-    pub fn delete_files(&self, machine: &Machine) {
+    pub fn delete_files(machine: &Machine) {
         for path in machine.disks.iter().flat_map(super::disk::Disk::all_paths) {
             let _ = fs::remove_file(path);
         }

@@ -196,9 +196,8 @@ impl Faults {
         self.take(|rule| {
             let here = matches!(&rule.on, On::Path(part) if path.contains(part.as_str()));
             let there = match (rule.at_offset, range) {
-                (None, _) => true,
+                (None, _) | (Some(_), None) => true,
                 (Some(offset), Some((start, end))) => start <= offset && offset <= end,
-                (Some(_), None) => true,
             };
             here && there
         })

@@ -45,7 +45,7 @@ pub(crate) fn green() -> Value {
 
 /// Reference of a datastore.
 pub(crate) fn datastore_ref(host: &Host, name: &str) -> MoRef {
-    let tag = u32::from_str_radix(&host.uuid.simple().to_string().get(..8).unwrap_or("0").to_owned(), 16).unwrap_or(0);
+    let (tag, ..) = host.uuid.as_fields();
     let index = host.config.datastores.iter().position(|datastore| datastore.name == name).unwrap_or(0);
     MoRef::new("Datastore", format!("{:08x}-{index:08x}", tag.rotate_left(7)))
 }

@@ -74,7 +74,7 @@ pub(crate) fn export(
     host: &Host,
     shared: &Shared,
     snapshot: Option<i32>,
-    injected: Option<Action>,
+    injected: Option<&Action>,
 ) -> Result<MoRef, SoapFault> {
     let mut machine = shared.lock();
     machine.check_unleased()?;
@@ -104,7 +104,7 @@ pub(crate) fn export(
         Ok(guard) => (Some(guard), None),
         Err(path) => (None, Some(SoapFault::locked(&machine.shown_path(&path)))),
     };
-    if injected == Some(Action::LeaseFails) {
+    if injected == Some(&Action::LeaseFails) {
         outcome = Some(SoapFault::system("the lease could not be initialized"));
     }
     machine.leased = true;
@@ -114,7 +114,7 @@ pub(crate) fn export(
 }
 
 /// Opens a lease to fill the disks of a machine that an import has made.
-pub(crate) fn import(host: &Host, shared: &Shared, injected: Option<Action>) -> MoRef {
+pub(crate) fn import(host: &Host, shared: &Shared, injected: Option<&Action>) -> MoRef {
     let mut machine = shared.lock();
     let name = machine.name.clone();
     let disks: Vec<LeaseDisk> = machine
@@ -130,7 +130,7 @@ pub(crate) fn import(host: &Host, shared: &Shared, injected: Option<Action>) -> 
         .collect();
     let guard = host.locks.acquire(machine.data_paths()).ok();
     let outcome =
-        (injected == Some(Action::LeaseFails)).then(|| SoapFault::system("the lease could not be initialized"));
+        (injected == Some(&Action::LeaseFails)).then(|| SoapFault::system("the lease could not be initialized"));
     machine.leased = true;
     let entity = machine.moref();
     drop(machine);
@@ -174,20 +174,21 @@ impl Lease {
         if self.import {
             let machine = self.machine.lock();
             host.remove(&machine.id);
-            host.delete_files(&machine);
+            Host::delete_files(&machine);
         }
     }
 
     fn tick(&mut self, host: &Host) {
         let limits = &host.config.limits;
         match self.state {
-            State::Initializing if self.created.elapsed() >= limits.lease_initializing => match self.outcome.take() {
-                Some(fault) => self.fail(host, fault),
-                None => {
+            State::Initializing if self.created.elapsed() >= limits.lease_initializing => {
+                if let Some(fault) = self.outcome.take() {
+                    self.fail(host, fault);
+                } else {
                     self.state = State::Ready;
                     self.progress = Instant::now();
                 }
-            },
+            }
             State::Ready if self.progress.elapsed() >= limits.lease_timeout => {
                 self.fail(host, SoapFault::new("Timedout", "The lease expired: no progress was reported."));
             }

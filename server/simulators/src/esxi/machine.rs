@@ -130,6 +130,7 @@ pub(crate) struct Snapshot {
 
 /// A machine.
 #[derive(Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // independent facts, not a state machine
 pub(crate) struct Machine {
     /// Id of its managed object.
     pub id: String,
@@ -375,24 +376,24 @@ impl Machine {
     /// What the guest writes in one tick: `bytes` at most, at places and with contents that its seed decides.
     pub fn guest_tick(&mut self, bytes: u64) {
         let Some(writes) = self.writes.filter(|_| self.running()) else { return };
-        let mut writer = self.writer.take().unwrap_or_else(|| Box::new(Generator::new(writes.seed)));
+        let mut generator = self.writer.take().unwrap_or_else(|| Box::new(Generator::new(writes.seed)));
         let mut rest = bytes;
         while rest > 0 && !self.disks.is_empty() {
-            let index = writer.random().below(self.disks.len() as u64) as usize;
-            let length = (4096 << writer.random().below(5)).min(GUEST_WRITE_BYTES_MAX);
+            let index = generator.random().below(self.disks.len() as u64) as usize;
+            let length = (4096 << generator.random().below(5)).min(GUEST_WRITE_BYTES_MAX);
             let Some(disk) = self.disks.get_mut(index) else { break };
             // Most writes hit the first eighth, as logs and hot tables do.
-            let part = if writer.random().below(5) < 4 { disk.capacity / 8 } else { disk.capacity };
-            let offset = writer.random().below(part.saturating_sub(length)) / 4096 * 4096;
+            let part = if generator.random().below(5) < 4 { disk.capacity / 8 } else { disk.capacity };
+            let offset = generator.random().below(part.saturating_sub(length)) / 4096 * 4096;
             let length = length.min(disk.capacity.saturating_sub(offset)).min(rest.max(4096));
             let mut buffer = vec![0; length as usize];
-            writer.fill(&mut buffer);
+            generator.fill(&mut buffer);
             if let Err(error) = disk.write(offset, &buffer, true) {
                 tracing::warn!(machine = self.name, %error, "guest write failed");
                 break;
             }
             rest = rest.saturating_sub(length.max(1));
         }
-        self.writer = Some(writer);
+        self.writer = Some(generator);
     }
 }

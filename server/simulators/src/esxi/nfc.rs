@@ -39,7 +39,7 @@ pub(crate) async fn handle(
         return answer::text(StatusCode::NOT_FOUND, "no such disk, or its lease is not ready");
     };
     match (method, import) {
-        (&Method::GET, false) => download(host, disk, name.to_owned(), injected),
+        (&Method::GET, false) => download(host, disk, name.to_owned(), injected.as_ref()),
         (&Method::POST | &Method::PUT, true) => {
             let content_type = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             if content_type != Some(DISK_TYPE) {
@@ -51,9 +51,9 @@ pub(crate) async fn handle(
     }
 }
 
-fn download(host: &Arc<Host>, disk: LeaseDisk, name: String, injected: Option<Action>) -> Response<Answer> {
+fn download(host: &Arc<Host>, disk: LeaseDisk, name: String, injected: Option<&Action>) -> Response<Answer> {
     let Some(image) = disk.image else { return answer::text(StatusCode::INTERNAL_SERVER_ERROR, "nothing to read") };
-    let cut = if let Some(Action::TruncateBody(at)) = injected { Some(at) } else { None };
+    let cut = if let Some(Action::TruncateBody(at)) = injected { Some(*at) } else { None };
     let (sink, answer) = answer::stream();
     host.runtime.spawn_blocking(move || {
         let mut out = ChunkWriter { sink, buffer: Vec::with_capacity(CHUNK_BYTES), left: cut };

@@ -39,6 +39,7 @@ impl Version {
 
 /// An element of a type, or a parameter of a method.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // the marks of the table
 pub(crate) struct Field {
     pub name: String,
     /// Type without marks, e.g. `VirtualDevice`, `string`.

@@ -121,10 +121,10 @@ async fn handle(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response
         },
     };
     record.status = response.status().as_u16();
-    if !response.status().is_success() {
-        if let Answer::Whole(Some(reason)) = response.body() {
-            record.fault = Some(String::from_utf8_lossy(reason).into_owned());
-        }
+    if let Answer::Whole(Some(reason)) = response.body()
+        && !response.status().is_success()
+    {
+        record.fault = Some(String::from_utf8_lossy(reason).into_owned());
     }
     host.log.add(record);
     Ok(response)
@@ -134,11 +134,8 @@ fn versions(host: &Host) -> Response<Answer> {
     const KNOWN: [&str; 9] = ["8.0.2.0", "8.0.1.0", "8.0.0.0", "7.0.3.0", "7.0.0.0", "6.7.3", "6.7", "6.5", "6.0"];
     let own = &host.config.api_version;
     let newest = Version::parse(own).unwrap_or(Version::V6_0);
-    let prior: String = KNOWN
-        .iter()
-        .filter(|known| Version::parse(known).is_some_and(|known| known < newest))
-        .map(|known| format!("<version>{known}</version>"))
-        .collect();
+    let prior = KNOWN.iter().filter(|known| Version::parse(known).is_some_and(|known| known < newest));
+    let prior = prior.fold(String::new(), |list, known| list + "<version>" + known + "</version>");
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<namespaces version=\"1.0\"><namespace><name>urn:vim25</name><version>{own}</version>\
          <priorVersions>{prior}</priorVersions></namespace></namespaces>\n"

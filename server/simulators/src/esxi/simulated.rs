@@ -203,7 +203,7 @@ impl SimulatedHost {
         let mut machine = shared.lock();
         machine.power = Power::Off;
         self.host.remove(&machine.id);
-        self.host.delete_files(&machine);
+        Host::delete_files(&machine);
         Ok(())
     }
 

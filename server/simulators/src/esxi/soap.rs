@@ -1,5 +1,6 @@
 //! SOAP: the envelope, the checks every call goes through, and the form of answers and faults.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,7 +120,7 @@ pub(crate) fn answer(
     ));
     let (status, set_cookie, fault) = match result {
         Ok(reply) => {
-            body.push_str(&format!("<{name}Response xmlns=\"urn:vim25\">"));
+            let _ = write!(body, "<{name}Response xmlns=\"urn:vim25\">");
             if let Some(value) = &reply.value {
                 let declared = match (reply.declared, value) {
                     ("", Value::Object(object)) => object.kind.clone(),
@@ -128,7 +129,7 @@ pub(crate) fn answer(
                 };
                 value.write_return(&mut body, &declared, version);
             }
-            body.push_str(&format!("</{name}Response>"));
+            let _ = write!(body, "</{name}Response>");
             (200, reply.set_cookie, None)
         }
         Err(fault) if fault.kind() == methods::TOO_MANY_SESSIONS => {

@@ -64,7 +64,7 @@ impl DiskImage {
                     }
                 }
                 Layer::Sparse { grains, .. } => {
-                    units.extend(grains.keys().map(|&grain| u64::from(grain) * SECTOR / unit))
+                    units.extend(grains.keys().map(|&grain| u64::from(grain) * SECTOR / unit));
                 }
             }
         }

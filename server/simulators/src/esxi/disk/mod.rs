@@ -71,6 +71,9 @@ pub(crate) struct Disk {
     files: BTreeMap<u32, LinkFile>,
 }
 
+/// What a merge did: links that were renamed (old, new), and the file whose reader stopped it.
+pub(crate) type Collapsed = (Vec<(u32, u32)>, Option<PathBuf>);
+
 /// What identifies a new disk.
 pub(crate) struct NewDisk {
     pub key: i32,
@@ -265,7 +268,7 @@ impl Disk {
         &mut self,
         frozen: &mut BTreeSet<u32>,
         busy: &dyn Fn(&Path) -> bool,
-    ) -> Result<(Vec<(u32, u32)>, Option<PathBuf>), SimulatorError> {
+    ) -> Result<Collapsed, SimulatorError> {
         let mut renamed = Vec::new();
         while let Some((parent, child)) = self.next_merge(frozen) {
             let paths = [Some(parent), child].into_iter().flatten().map(|link| self.data_path(link));

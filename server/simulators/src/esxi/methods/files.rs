@@ -27,14 +27,14 @@ fn not_found(path: &str) -> SoapFault {
     SoapFault::file("FileNotFound", path, format!("File {path} was not found"))
 }
 
-pub(super) fn search(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
+pub(super) fn search(call: &Call<'_>, this: &MoRef) -> Reply {
     let path = call.text("datastorePath").to_owned();
     let patterns: Vec<String> = call
         .node
         .child("searchSpec")
         .map(|spec| spec.all("matchPattern").map(|pattern| pattern.text.trim().to_owned()).collect())
         .unwrap_or_default();
-    Ok(start(call, this, "SearchDatastore_Task", move |host| {
+    start(call, this, "SearchDatastore_Task", move |host| {
         let (datastore, rest) = Host::split_path(&path).ok_or_else(|| SoapFault::invalid_argument("datastorePath"))?;
         let folder =
             host.datastore_file(datastore, rest).filter(|folder| folder.is_dir()).ok_or_else(|| not_found(&path))?;
@@ -53,7 +53,7 @@ pub(super) fn search(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> 
             .with("folderPath", path)
             .with("file", Value::objects("FileInfo", files));
         Ok(Some(result.into()))
-    }))
+    })
 }
 
 fn kind_of(path: &Path) -> &'static str {
@@ -75,9 +75,9 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-pub(super) fn delete(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
+pub(super) fn delete(call: &Call<'_>, this: &MoRef) -> Reply {
     let path = call.text("name").to_owned();
-    Ok(start(call, this, "DeleteDatastoreFile_Task", move |host| {
+    start(call, this, "DeleteDatastoreFile_Task", move |host| {
         let (datastore, rest) = Host::split_path(&path).ok_or_else(|| SoapFault::invalid_argument("name"))?;
         let file = host.datastore_file(datastore, rest).filter(|file| file.exists()).ok_or_else(|| not_found(&path))?;
         for machine in host.machines() {
@@ -88,12 +88,12 @@ pub(super) fn delete(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> 
             }
         }
         if file.is_dir() {
-            fs::remove_dir_all(&file)?
+            fs::remove_dir_all(&file)?;
         } else {
-            fs::remove_file(&file)?
+            fs::remove_file(&file)?;
         }
         Ok(None)
-    }))
+    })
 }
 
 pub(super) fn make_directory(call: &Call<'_>) -> Result<Reply, SoapFault> {

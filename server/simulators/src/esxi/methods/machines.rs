@@ -15,7 +15,7 @@ use super::super::soap::{Call, Reply};
 use super::super::spec::{ConfigSpec, Operation};
 use super::super::task::{self, Subject};
 use super::super::value::MoRef;
-use crate::esxi::collector::{reference, value_at};
+use crate::esxi::collector::{reference, reference_in, value_at};
 use crate::esxi::value::Value;
 
 /// How long a guest takes to shut down.
@@ -181,7 +181,7 @@ pub(super) fn destroy(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault>
         let machine = machine.lock();
         check_removable(&machine)?;
         host.remove(&machine.id);
-        host.delete_files(&machine);
+        Host::delete_files(&machine);
         Ok(None)
     })?;
     Ok(Reply::of(task))
@@ -242,13 +242,11 @@ pub(super) fn import(call: &Call<'_>) -> Result<Reply, SoapFault> {
         return Err(SoapFault::invalid_argument("spec"));
     }
     let config = spec.child("configSpec").ok_or_else(|| SoapFault::invalid_argument("spec.configSpec"))?;
-    if let Some(folder) = call.node.child("folder").map(reference) {
-        if folder.id != "ha-folder-vm" {
-            return Err(SoapFault::not_found(&folder));
-        }
+    if let Some(folder) = call.node.child("folder").map(reference).filter(|folder| folder.id != "ha-folder-vm") {
+        return Err(SoapFault::not_found(&folder));
     }
     let machine = build::from_config_spec(call.host, ConfigSpec::read(config)?, true)?;
-    Ok(Reply::of(lease::import(call.host, &machine, call.injected.clone())))
+    Ok(Reply::of(lease::import(call.host, &machine, call.injected.as_ref())))
 }
 
 pub(super) fn find(call: &Call<'_>) -> Result<Reply, SoapFault> {
@@ -272,7 +270,7 @@ pub(super) fn find(call: &Call<'_>) -> Result<Reply, SoapFault> {
             call.host.machine_named(name).map(|machine| machine.lock().moref())
         }
         _ => {
-            let entity = call.node.child("entity").map(reference).unwrap_or_else(|| MoRef::new("", ""));
+            let entity = reference_in(call.node, "entity");
             let children = value_at(call.host, &entity, "childEntity")?;
             let Some(Value::List(_, children)) = children else { return Ok(Reply::none()) };
             children.into_iter().find_map(|child| {

@@ -6,7 +6,7 @@ mod snapshots;
 
 use std::time::Duration;
 
-use super::collector::{self, FilterSpec, reference};
+use super::collector::{self, FilterSpec, reference_in};
 use super::fault::SoapFault;
 use super::host::now;
 use super::inventory;
@@ -27,7 +27,7 @@ pub(crate) fn changes_something(name: &str) -> bool {
 impl Call<'_> {
     /// The object the call is for.
     pub fn this(&self) -> MoRef {
-        self.node.child("_this").map(reference).unwrap_or_else(|| MoRef::new("", ""))
+        reference_in(self.node, "_this")
     }
 
     pub fn text(&self, name: &str) -> &str {
@@ -120,15 +120,15 @@ fn machine_call(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
         "ImportVApp" => machines::import(call),
         "ExportVm" => {
             let machine = call.host.find_machine(this)?;
-            lease::export(call.host, &machine, None, call.injected.clone()).map(Reply::of)
+            lease::export(call.host, &machine, None, call.injected.as_ref()).map(Reply::of)
         }
         "ExportSnapshot" => {
             let (machine, number) = call.host.find_snapshot(this)?;
-            lease::export(call.host, &machine, Some(number), call.injected.clone()).map(Reply::of)
+            lease::export(call.host, &machine, Some(number), call.injected.as_ref()).map(Reply::of)
         }
         "FindByUuid" | "FindByInventoryPath" | "FindChild" | "FindByDatastorePath" => machines::find(call),
-        "SearchDatastore_Task" => files::search(call, this),
-        "DeleteDatastoreFile_Task" => files::delete(call, this),
+        "SearchDatastore_Task" => Ok(files::search(call, this)),
+        "DeleteDatastoreFile_Task" => Ok(files::delete(call, this)),
         "MakeDirectory" => files::make_directory(call),
         _ => Err(SoapFault::new("NotSupported", "The operation is not supported on the object.")),
     }
@@ -163,7 +163,7 @@ fn login(call: &Call<'_>) -> Result<Reply, SoapFault> {
 }
 
 fn create_view(call: &Call<'_>) -> Result<Reply, SoapFault> {
-    let container = call.node.child("container").map(reference).unwrap_or_else(|| MoRef::new("", ""));
+    let container = reference_in(call.node, "container");
     if !inventory::exists(call.host, &container) {
         return Err(SoapFault::not_found(&container));
     }
