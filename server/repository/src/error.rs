@@ -79,10 +79,12 @@ impl Error {
         Self::Damaged { object: object.into(), reason: reason.into() }
     }
 
-    /// True when what the repository holds is at fault (damaged or missing), so that reading everything again helps.
+    /// True when what the repository holds is at fault (damaged, missing, too new), so that reading everything again helps.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::Missing { .. } | Self::DiskDamaged { .. } => true,
+            Self::Damaged { .. } | Self::Missing { .. } | Self::DiskDamaged { .. } | Self::UnknownVersion { .. } => {
+                true
+            }
             Self::Backend(error) => error.kind == crate::backend::BackendErrorKind::NotFound,
             _ => false,
         }

@@ -6,16 +6,32 @@
 //! Next: `format` (bytes), `repository` (open), `writer` (back up), `reader` (restore), `verify`, `backend` (storage).
 
 pub mod backend;
+mod cache;
+mod core;
+mod documents;
+mod environment;
 mod error;
+mod format;
+mod index;
 mod point;
+mod pool;
+mod reader;
 mod repository;
 mod source;
+mod verify;
+mod writer;
 
 pub use backend::{BackendError, BackendErrorKind, FolderBackend, MemoryBackend, ObjectBackend};
+pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};
+pub use format::crypto::Argon2Cost;
+pub use format::keyslot::RecoveryKey;
 pub use point::{
     CommittedPoint, DamagedPoint, DiskSummary, Point, PointDisk, PointId, PointList, PointMetadata, PointSummary,
     Predecessor,
 };
-pub use repository::*;
+pub use reader::DiskImage;
+pub use repository::{InitOptions, Repository, Usage};
 pub use source::{BlockSource, DiskInput, NoProgress, Progress, ReadPlan};
+pub use verify::{Affected, Damage, VerifyOptions, VerifyProgress, VerifyReport};
+pub use writer::PointWriter;

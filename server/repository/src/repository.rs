@@ -1,23 +1,37 @@
-#![allow(clippy::unused_async, unused_variables, dead_code, clippy::todo, clippy::wildcard_imports)] // signatures first; the bodies follow
+//! Making and opening a repository, listing and deleting points.
 
-use bytes::Bytes;
-use domain::Extent;
-use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
-use crate::*;
+use crate::backend::{BackendErrorKind, ObjectBackend};
+use crate::core::Core;
+use crate::environment::{Environment, random};
+use crate::error::{Error, Result};
+use crate::format::config::{CONFIG_BYTES_MAX, ChunkConfig, Config, check_pack_bytes};
+use crate::format::crypto::{Argon2Cost, Keys, Secrets};
+use crate::format::envelope::{Header, Magic};
+use crate::format::keyslot::{self, KEY_SLOT_BYTES, KeySlot, Opener, RecoveryKey, SlotKind};
+use crate::format::names;
+use crate::point::{DamagedPoint, Point, PointId, PointList, PointSummary};
+
+/// Most key slots that are tried.
+pub const KEY_SLOTS_MAX: usize = 32;
 
 /// How a repository is made.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
-    /// Average chunk: a power of two, 64 KiB to 1 MiB.
+    /// Average chunk in bytes: a power of two, 64 KiB to 1 MiB.
     pub chunk_average_bytes: u32,
-    /// Size at which a pack is closed.
+    /// Size in bytes at which a pack is closed.
     pub pack_bytes: u32,
+    /// Cost of guessing the passphrase.
+    pub passphrase_cost: Argon2Cost,
     /// Written into the repository.
     pub created_at: Timestamp,
 }
@@ -25,193 +39,13 @@ pub struct InitOptions {
 impl InitOptions {
     /// The usual: 128 KiB chunks, 32 MiB packs.
     pub fn new(created_at: Timestamp) -> Self {
-        Self { chunk_average_bytes: 128 * 1024, pack_bytes: 32 << 20, created_at }
+        let passphrase_cost = Argon2Cost::default();
+        Self { chunk_average_bytes: 128 * 1024, pack_bytes: 32 << 20, passphrase_cost, created_at }
     }
-}
-
-/// A printable key that opens the repository when the passphrase is lost. Shown once, never stored.
-#[derive(Debug, Clone)]
-pub struct RecoveryKey(SecretString);
-
-impl RecoveryKey {
-    /// Eight groups of five characters.
-    pub fn text(&self) -> &SecretString {
-        &self.0
-    }
-}
-
-/// An open repository. Clones share it.
-#[derive(Clone)]
-pub struct Repository {
-    inner: Arc<()>,
-}
-
-impl Repository {
-    /// Makes a new repository in an empty location.
-    pub async fn init(
-        backend: Arc<dyn ObjectBackend>,
-        passphrase: &SecretString,
-        options: InitOptions,
-    ) -> Result<(Self, RecoveryKey)> {
-        todo!()
-    }
-    /// Opens a repository by its passphrase, or by its recovery key.
-    pub async fn open(backend: Arc<dyn ObjectBackend>, passphrase: &SecretString) -> Result<Self> {
-        todo!()
-    }
-    /// The repository's id, fixed at its creation.
-    pub fn id(&self) -> Uuid {
-        todo!()
-    }
-    /// All points.
-    pub async fn points(&self) -> Result<PointList> {
-        todo!()
-    }
-    /// One point.
-    pub async fn point(&self, id: PointId) -> Result<Point> {
-        todo!()
-    }
-    /// Starts a point.
-    pub async fn begin_point(&self, id: PointId) -> Result<PointWriter> {
-        todo!()
-    }
-    /// Opens a disk of a point for reading.
-    pub async fn open_disk(&self, point: PointId, disk_key: i32) -> Result<DiskImage> {
-        todo!()
-    }
-    /// Reads and checks everything that points need, each chunk once.
-    pub async fn verify(
-        &self,
-        options: VerifyOptions,
-        progress: Arc<dyn VerifyProgress>,
-        cancel: &CancellationToken,
-    ) -> Result<VerifyReport> {
-        todo!()
-    }
-    /// Removes a point's manifest. Its bytes stay until space is given back.
-    pub async fn delete_point(&self, id: PointId) -> Result<()> {
-        todo!()
-    }
-    /// What the repository's objects come to.
-    pub async fn usage(&self) -> Result<Usage> {
-        todo!()
-    }
-}
-
-/// A restore point in the making. Several disks may run at the same time. Dropped without commit, it leaves no point.
-pub struct PointWriter {
-    inner: Arc<()>,
-}
-
-impl PointWriter {
-    /// Reads a disk as planned and stores it.
-    pub async fn backup_disk(
-        &self,
-        disk: DiskInput,
-        progress: Arc<dyn Progress>,
-        cancel: &CancellationToken,
-    ) -> Result<DiskSummary> {
-        todo!()
-    }
-    /// Makes everything durable, then creates the manifest: from then on the point exists.
-    pub async fn commit(self, metadata: PointMetadata) -> Result<CommittedPoint> {
-        todo!()
-    }
-    /// Gives up. What was stored can be reused by a later attempt.
-    pub async fn abandon(self) {
-        todo!()
-    }
-}
-
-/// A disk of a restore point, for reading. Clones share its caches.
-#[derive(Clone)]
-pub struct DiskImage {
-    inner: Arc<()>,
-}
-
-impl DiskImage {
-    /// Size in bytes.
-    pub fn size_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// Exactly these bytes. For random access; long runs are faster by [`Self::stream`].
-    pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
-        todo!()
-    }
-    /// The areas that are not known to be zero, ascending, joined where they touch.
-    pub async fn data_extents(&self) -> Result<Vec<Extent>> {
-        todo!()
-    }
-    /// The data in `range`: pieces in ascending order of their offset, zeros skipped, every byte checked.
-    pub fn stream(&self, range: Extent) -> BoxStream<'static, Result<(u64, Bytes)>> {
-        todo!()
-    }
-}
-
-/// What to verify.
-#[derive(Debug, Clone, Default)]
-pub struct VerifyOptions {
-    /// Only these points; all when `None`.
-    pub points: Option<Vec<PointId>>,
-    /// Leave out the data chunks: manifests, maps, index and pack footers only.
-    pub structure_only: bool,
-}
-
-/// Hears how far a verification is.
-pub trait VerifyProgress: Send + Sync {
-    /// Bytes that will be read.
-    fn planned(&self, bytes: u64) {
-        let _ = bytes;
-    }
-    /// Bytes read, an increment.
-    fn read(&self, bytes: u64) {
-        let _ = bytes;
-    }
-}
-
-impl VerifyProgress for NoProgress {}
-
-/// What a verification found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct VerifyReport {
-    /// Points checked.
-    pub points: u64,
-    /// Chunks read and checked.
-    pub chunks: u64,
-    /// Bytes read.
-    pub bytes_read: u64,
-    /// What is wrong; empty when all is well.
-    pub damage: Vec<Damage>,
-}
-
-/// One damaged or missing object, and what it means.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Damage {
-    /// Name of the object.
-    pub object: String,
-    /// What is wrong with it.
-    pub reason: String,
-    /// What cannot be restored because of it.
-    pub affected: Vec<Affected>,
-}
-
-/// Part of a disk of a point that cannot be restored.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Affected {
-    /// The point.
-    pub point: PointId,
-    /// Its machine's name.
-    pub machine: String,
-    /// The disk's key.
-    pub disk: i32,
-    /// Its label.
-    pub label: String,
-    /// The bytes, ascending.
-    pub extents: Vec<Extent>,
 }
 
 /// Objects and bytes by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Number of packs.
     pub packs: u64,
@@ -223,4 +57,271 @@ pub struct Usage {
     pub points: u64,
     /// Bytes in manifests.
     pub point_bytes: u64,
+}
+
+impl Usage {
+    /// All of it, in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.pack_bytes + self.index_bytes + self.point_bytes
+    }
+}
+
+/// An open repository. Clones share it.
+#[derive(Clone)]
+pub struct Repository {
+    pub(crate) core: Arc<Core>,
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository").field("id", &self.id()).field("place", &self.core.backend.place()).finish()
+    }
+}
+
+impl Repository {
+    /// Makes a new repository in an empty location. The recovery key is not stored anywhere.
+    pub async fn init(
+        backend: Arc<dyn ObjectBackend>,
+        passphrase: &SecretString,
+        options: InitOptions,
+    ) -> Result<(Self, RecoveryKey)> {
+        Self::init_in(backend, passphrase, options, Environment::default()).await
+    }
+
+    /// The same with given randomness and threads.
+    pub async fn init_in(
+        backend: Arc<dyn ObjectBackend>,
+        passphrase: &SecretString,
+        options: InitOptions,
+        environment: Environment,
+    ) -> Result<(Self, RecoveryKey)> {
+        let chunk = ChunkConfig::for_average(options.chunk_average_bytes)?;
+        check_pack_bytes(options.pack_bytes)?;
+        if !backend.list("").await?.is_empty() {
+            return Err(Error::NotEmpty { place: backend.place() });
+        }
+        let randomness = &*environment.randomness;
+        let repository = *Uuid::from_bytes(random(randomness)?).as_bytes();
+        let secrets = Secrets {
+            data_key: Zeroizing::new(random(randomness)?),
+            signing_seed: Zeroizing::new(random(randomness)?),
+        };
+        let recovery = RecoveryKey::new(random(randomness)?);
+        let (slot_id, slot_salt) = (random(randomness)?, random(randomness)?);
+        let cost = options.passphrase_cost;
+        let (passphrase, slot_secrets) = (passphrase.clone(), secrets.clone());
+        let by_passphrase = blocking("passphrase derivation", move || {
+            keyslot::encode(repository, slot_id, slot_salt, &Opener::Passphrase(&passphrase, cost), &slot_secrets)
+        });
+        put(&*backend, &names::key(&slot_id), by_passphrase.await?).await?;
+        let (slot_id, slot_salt) = (random(randomness)?, random(randomness)?);
+        let by_recovery = keyslot::encode(repository, slot_id, slot_salt, &Opener::Recovery(&recovery), &secrets)?;
+        put(&*backend, &names::key(&slot_id), by_recovery).await?;
+
+        let keys = Keys::new(repository, &secrets)?;
+        let mut documents = BTreeMap::new();
+        for (name, text) in crate::documents::all() {
+            put(&*backend, name, text.as_bytes().to_vec()).await?;
+            documents.insert(name.to_owned(), blake3::hash(text.as_bytes()).to_hex().to_string());
+        }
+        let config = Config {
+            created_at: options.created_at,
+            chunk,
+            pack_bytes: options.pack_bytes,
+            signing_public_key: hex::encode(keys.public_key()),
+            documents,
+        };
+        put(&*backend, names::CONFIG, config.encode(&keys, random(randomness)?)?).await?;
+        Ok((Self { core: Core::new(backend, keys, config, environment)? }, recovery))
+    }
+
+    /// Opens a repository by its passphrase, or by its recovery key in the passphrase's place.
+    pub async fn open(backend: Arc<dyn ObjectBackend>, passphrase: &SecretString) -> Result<Self> {
+        Self::open_in(backend, passphrase, Environment::default()).await
+    }
+
+    /// The same with given randomness and threads.
+    pub async fn open_in(
+        backend: Arc<dyn ObjectBackend>,
+        passphrase: &SecretString,
+        environment: Environment,
+    ) -> Result<Self> {
+        let place = backend.place();
+        let bytes = read_config(&*backend).await?;
+        let header = Header::decode(Magic::Config, &bytes, names::CONFIG)?;
+        let (secrets, repository) = unlock(&*backend, passphrase).await?;
+        if repository != header.repository {
+            return Err(Error::damaged(names::CONFIG, "it names another repository than the key slots do"));
+        }
+        let keys = Keys::new(header.repository, &secrets)?;
+        let config = Config::decode(&keys, &bytes)?;
+        if config.public_key()? != keys.public_key() {
+            return Err(Error::damaged(names::CONFIG, format!("it does not fit the keys in {place}")));
+        }
+        Ok(Self { core: Core::new(backend, keys, config, environment)? })
+    }
+
+    /// The repository's id, fixed at its creation.
+    pub fn id(&self) -> Uuid {
+        Uuid::from_bytes(self.core.keys.repository)
+    }
+
+    /// When it was made.
+    pub fn created_at(&self) -> Timestamp {
+        self.core.config.created_at
+    }
+
+    /// The location, for messages.
+    pub fn place(&self) -> String {
+        self.core.backend.place()
+    }
+
+    /// All points, oldest first, and the manifests that cannot be read.
+    pub async fn points(&self) -> Result<PointList> {
+        let mut list = PointList::default();
+        for object in self.core.backend.list(names::POINTS).await? {
+            let Some(id) = names::parse_point(&object.name) else {
+                let reason = "its name is not that of a restore point".to_owned();
+                list.damaged.push(DamagedPoint { object: object.name, id: None, reason });
+                continue;
+            };
+            match self.summary(id).await {
+                Ok(summary) => list.points.push(summary),
+                Err(Error::NoSuchPoint(_)) => {} // deleted meanwhile
+                Err(Error::Backend(error)) => return Err(error.into()),
+                Err(error) => {
+                    list.damaged.push(DamagedPoint { object: object.name, id: Some(id), reason: error.to_string() });
+                }
+            }
+        }
+        list.points.sort_by_key(|point| (point.taken_at, point.id));
+        Ok(list)
+    }
+
+    async fn summary(&self, id: PointId) -> Result<PointSummary> {
+        let known = self.core.summaries.lock().get(&id).cloned();
+        if let Some(summary) = known {
+            return Ok(summary);
+        }
+        let summary = self.core.manifest(id).await?.0.summary();
+        self.core.summaries.lock().insert(id, summary.clone());
+        Ok(summary)
+    }
+
+    /// One point's manifest.
+    pub async fn point(&self, id: PointId) -> Result<Point> {
+        Ok(self.core.manifest(id).await?.0)
+    }
+
+    /// Removes a point's manifest: it is gone from lists at once. Its bytes stay until space is given back.
+    pub async fn delete_point(&self, id: PointId) -> Result<()> {
+        let name = names::point(id);
+        match self.core.backend.stat(&name).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => return Err(Error::NoSuchPoint(id)),
+            other => other?,
+        };
+        self.core.backend.delete(&name).await?;
+        self.core.summaries.lock().remove(&id);
+        Ok(())
+    }
+
+    /// What the repository's objects come to.
+    pub async fn usage(&self) -> Result<Usage> {
+        let backend = &self.core.backend;
+        let mut usage = Usage::default();
+        for object in backend.list(names::PACKS).await? {
+            usage.packs += 1;
+            usage.pack_bytes += object.size;
+        }
+        usage.index_bytes = backend.list(names::INDEX).await?.iter().map(|object| object.size).sum();
+        for object in backend.list(names::POINTS).await? {
+            usage.points += 1;
+            usage.point_bytes += object.size;
+        }
+        Ok(usage)
+    }
+}
+
+async fn put(backend: &dyn ObjectBackend, name: &str, bytes: Vec<u8>) -> Result<()> {
+    Ok(backend.put_new(name, vec![bytes.into()]).await?)
+}
+
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal(step)))
+}
+
+async fn read_config(backend: &dyn ObjectBackend) -> Result<bytes::Bytes> {
+    let not_one = |reason| Error::NotARepository { place: backend.place(), reason };
+    match backend.stat(names::CONFIG).await {
+        Ok(object) if object.size > CONFIG_BYTES_MAX => {
+            return Err(Error::damaged(names::CONFIG, "it is longer than any configuration"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind == BackendErrorKind::NotFound => {
+            let objects = match backend.list("").await {
+                Err(error) if error.kind == BackendErrorKind::NotFound => {
+                    return Err(not_one("there is no such place"));
+                }
+                other => other?,
+            };
+            let is_kept = |object: &crate::backend::ObjectInfo| object.name.starts_with(names::PACKS);
+            return Err(if objects.is_empty() {
+                not_one("it is empty")
+            } else if objects.iter().any(is_kept) {
+                Error::Missing { object: names::CONFIG.to_owned() }
+            } else {
+                not_one("it has no configuration, or its creation was not finished")
+            });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(backend.get(names::CONFIG, None).await?)
+}
+
+/// Tries the passphrase, or recovery key, on every key slot. Also the repository's id, as the slot has it.
+async fn unlock(backend: &dyn ObjectBackend, passphrase: &SecretString) -> Result<(Secrets, names::ObjectId)> {
+    let (mut damage, mut tried) = (None, false);
+    let recovery = RecoveryKey::parse(passphrase.expose_secret());
+    for object in backend.list(names::KEYS).await?.into_iter().take(KEY_SLOTS_MAX) {
+        let slot = match read_slot(backend, &object.name, object.size).await {
+            Err(error @ Error::Backend(_)) => return Err(error),
+            Err(error) => {
+                damage.get_or_insert(error);
+                continue;
+            }
+            Ok(slot) => slot,
+        };
+        let repository = slot.header.repository;
+        let opened = match (slot.kind, &recovery) {
+            (SlotKind::Recovery, Ok(Some(key))) => {
+                tried = true;
+                slot.open_with_recovery_key(key)?
+            }
+            (SlotKind::Recovery, _) => None,
+            (SlotKind::Passphrase, _) => {
+                tried |= !matches!(recovery, Ok(Some(_)));
+                let passphrase = passphrase.clone();
+                blocking("passphrase derivation", move || slot.open_with_passphrase(&passphrase)).await?
+            }
+        };
+        if let Some(secrets) = opened {
+            return Ok((secrets, repository));
+        }
+    }
+    recovery?; // mistyped, and no passphrase that happens to look like one
+    // A damaged slot may be the one that would have opened; but if a sound one of that kind did not, the secret is wrong.
+    let wrong = Error::WrongPassphrase { place: backend.place() };
+    let missing = Error::Missing { object: format!("every key slot ({}...)", names::KEYS) };
+    Err(if tried { wrong } else { damage.unwrap_or(missing) })
+}
+
+/// Reads a key slot.
+pub(crate) async fn read_slot(backend: &dyn ObjectBackend, name: &str, size: u64) -> Result<KeySlot> {
+    if size != KEY_SLOT_BYTES as u64 {
+        return Err(Error::damaged(name, "it does not have the length of a key slot"));
+    }
+    KeySlot::decode(name, &backend.get(name, None).await?)
 }

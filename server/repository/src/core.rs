@@ -1,0 +1,134 @@
+//! What an open repository shares between its handles: keys, configuration, threads, index, and reading one chunk.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backend::ObjectBackend;
+use crate::cache::Cache;
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::format::codec::Workspace;
+use crate::format::config::Config;
+use crate::format::crypto::Keys;
+use crate::format::manifest::{self, MANIFEST_BYTES_MAX};
+use crate::format::names::{self, ObjectId};
+use crate::format::pack::PackSeal;
+use crate::format::{ChunkId, ChunkKind, Codec};
+use crate::index::{Index, Location};
+use crate::point::{Point, PointId, PointSummary};
+use crate::pool::Pool;
+
+/// Map nodes kept decoded.
+const NODE_CACHE_BYTES: usize = 8 << 20;
+
+/// See the module.
+pub struct Core {
+    pub backend: Arc<dyn ObjectBackend>,
+    pub keys: Arc<Keys>,
+    pub config: Config,
+    pub public_key: [u8; 32],
+    pub environment: Environment,
+    pub pool: Pool,
+    pub index: Index,
+    pub nodes: Mutex<Cache<ChunkId>>,
+    pub summaries: Mutex<HashMap<PointId, PointSummary>>,
+}
+
+impl Core {
+    pub fn new(
+        backend: Arc<dyn ObjectBackend>,
+        keys: Keys,
+        config: Config,
+        environment: Environment,
+    ) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            backend,
+            keys: Arc::new(keys),
+            public_key: config.public_key()?,
+            config,
+            pool: Pool::new(environment.threads)?,
+            environment,
+            index: Index::default(),
+            nodes: Mutex::new(Cache::new(NODE_CACHE_BYTES)),
+            summaries: Mutex::default(),
+        }))
+    }
+
+    /// A new random object id.
+    pub fn new_id(&self) -> Result<ObjectId> {
+        crate::environment::random(&*self.environment.randomness)
+    }
+
+    /// Reads and checks a manifest; also its BLAKE3-256.
+    pub async fn manifest(&self, id: PointId) -> Result<(Point, String)> {
+        let name = names::point(id);
+        let object = match self.backend.stat(&name).await {
+            Err(error) if error.kind == crate::backend::BackendErrorKind::NotFound => {
+                return Err(Error::NoSuchPoint(id));
+            }
+            other => other?,
+        };
+        if object.size > MANIFEST_BYTES_MAX {
+            return Err(Error::damaged(&name, "it is longer than any manifest"));
+        }
+        let bytes = self.backend.get(&name, None).await?;
+        let point = manifest::decode(&self.keys, &self.public_key, id, &bytes)?;
+        Ok((point, blake3::hash(&bytes).to_hex().to_string()))
+    }
+
+    /// Reads and checks one chunk.
+    pub async fn chunk(&self, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
+        let location = self.index.locate(self, &id).await?;
+        let range = location.offset..location.offset + u64::from(location.sealed_bytes);
+        let sealed = self.backend.get(&names::pack(&location.pack), Some(range)).await?;
+        let keys = Arc::clone(&self.keys);
+        self.pool.run(move |workspace| decode_chunk(&keys, &location, kind, id, &sealed, workspace)).await
+    }
+
+    /// A map node, from the cache if it is there.
+    pub async fn node(&self, id: ChunkId) -> Result<Bytes> {
+        if let Some(node) = self.nodes.lock().get(&id) {
+            return Ok(node);
+        }
+        let node = self.chunk(id, ChunkKind::Map).await?;
+        self.nodes.lock().insert(id, node.clone());
+        Ok(node)
+    }
+}
+
+/// Opens, decompresses and checks what is stored of a chunk.
+pub fn decode_chunk(
+    keys: &Keys,
+    location: &Location,
+    kind: ChunkKind,
+    id: ChunkId,
+    sealed: &[u8],
+    workspace: &mut Workspace,
+) -> Result<Bytes> {
+    let damaged = |reason: &str| {
+        let (pack, ordinal, offset) = (names::pack(&location.pack), location.ordinal, location.offset);
+        Error::damaged(pack, format!("chunk {ordinal} at byte {offset}: {reason}"))
+    };
+    if location.kind != kind {
+        return Err(damaged("it is of another kind than its reference says"));
+    }
+    let seal = PackSeal::new(keys, location.pack)?;
+    let mut opened = std::mem::take(&mut workspace.scratch);
+    let authentic = seal.open_chunk(location.ordinal, sealed, &mut opened);
+    let content = match (authentic, location.codec) {
+        (None, _) => Err(damaged("its bytes are not those that were written")),
+        (Some(()), Codec::Raw) => Ok(Bytes::copy_from_slice(&opened)),
+        (Some(()), Codec::Zstd) => workspace
+            .decompress(&opened, location.length as usize)
+            .map(Bytes::from)
+            .ok_or_else(|| damaged("it does not decompress to its length")),
+    };
+    workspace.scratch = opened;
+    let content = content?;
+    if content.len() != location.length as usize || keys.chunk_id(kind, &content) != id {
+        return Err(damaged("its content is not what its identity says"));
+    }
+    Ok(content)
+}

@@ -1,0 +1,44 @@
+//! What a repository takes from the machine it runs on: randomness and processors. Tests bring their own.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// Source of random bytes for keys and object ids.
+pub trait Randomness: Send + Sync {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]) -> Result<()>;
+}
+
+/// The operating system's and library's secure generator.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemRandomness;
+
+impl Randomness for SystemRandomness {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        aws_lc_rs::rand::fill(bytes).map_err(|_| Error::Internal("random numbers"))
+    }
+}
+
+/// Given to `Repository::init_in` and `open_in`; the plain `init` and `open` use the default.
+#[derive(Clone)]
+pub struct Environment {
+    /// Random bytes.
+    pub randomness: Arc<dyn Randomness>,
+    /// Threads for hashing, compression and encryption; at least one.
+    pub threads: usize,
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { randomness: Arc::new(SystemRandomness), threads }
+    }
+}
+
+/// An array of random bytes.
+pub(crate) fn random<const N: usize>(randomness: &dyn Randomness) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    randomness.fill(&mut bytes)?;
+    Ok(bytes)
+}

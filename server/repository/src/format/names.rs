@@ -1,0 +1,58 @@
+//! Names of objects. Only this crate makes them.
+
+use uuid::Uuid;
+
+use crate::point::PointId;
+
+/// The repository's configuration; its creation completes `init`.
+pub const CONFIG: &str = "config";
+/// For people.
+pub const README: &str = "README-RECOVERY.txt";
+/// The format document.
+pub const FORMAT: &str = "repository-format.md";
+/// Key slots.
+pub const KEYS: &str = "keys/";
+/// Packs.
+pub const PACKS: &str = "packs/";
+/// Index segments.
+pub const INDEX: &str = "index/";
+/// Manifests.
+pub const POINTS: &str = "points/";
+
+/// A random 16-byte id of an object.
+pub type ObjectId = [u8; 16];
+
+pub fn key(id: &ObjectId) -> String {
+    format!("{KEYS}{}", hex::encode(id))
+}
+
+pub fn pack(id: &ObjectId) -> String {
+    let text = hex::encode(id);
+    format!("{PACKS}{}/{text}", text.get(..2).unwrap_or_default())
+}
+
+pub fn segment(id: &ObjectId) -> String {
+    format!("{INDEX}{}", hex::encode(id))
+}
+
+pub fn point(id: PointId) -> String {
+    format!("{POINTS}{id}")
+}
+
+/// The pack's id, when `name` is the name of a pack.
+pub fn parse_pack(name: &str) -> Option<ObjectId> {
+    let id = last_part_as_id(name)?;
+    (pack(&id) == name).then_some(id)
+}
+
+/// The point's id, when `name` is the name of a manifest.
+pub fn parse_point(name: &str) -> Option<PointId> {
+    let id = PointId(Uuid::parse_str(name.strip_prefix(POINTS)?).ok()?);
+    (point(id) == name).then_some(id)
+}
+
+pub fn last_part_as_id(name: &str) -> Option<ObjectId> {
+    let mut id = ObjectId::default();
+    hex::decode_to_slice(name.rsplit('/').next()?, &mut id).ok()?;
+    Some(id)
+}

@@ -1,0 +1,274 @@
+//! Where each chunk is: in memory, from index segments and, for what these do not cover, from the packs' own footers.
+//! Must never answer with a chunk whose pack is not durable.
+
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::backend::BackendErrorKind;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::envelope::HEADER_BYTES;
+use crate::format::names::{self, ObjectId};
+use crate::format::pack::{self, PACK_OBJECT_BYTES_MAX, PackSeal, TRAILER_BYTES};
+use crate::format::segment::{self, PackRecord, SEGMENT_BYTES_MAX};
+use crate::format::{ChunkId, ChunkKind, Codec};
+
+const SHARDS: usize = 64;
+
+/// Chunk ids are uniform already.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(head) = bytes.first_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*head);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+}
+
+/// A set of chunk ids.
+pub type IdSet = HashSet<ChunkId, BuildHasherDefault<IdHasher>>;
+/// A map from chunk ids.
+pub type IdMap<T> = HashMap<ChunkId, T, BuildHasherDefault<IdHasher>>;
+
+/// A chunk's place, 24 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    pack: u32,
+    ordinal: u32,
+    offset: u32,
+    stored: u32,
+    length: u32,
+    kind: ChunkKind,
+    codec: Codec,
+}
+
+/// Where a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub pack: ObjectId,
+    pub ordinal: u32,
+    /// From the start of the pack object.
+    pub offset: u64,
+    /// Stored bytes, tag included.
+    pub sealed_bytes: u32,
+    pub length: u32,
+    pub kind: ChunkKind,
+    pub codec: Codec,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PackInfo {
+    id: ObjectId,
+    /// Its object was not there when last looked: do not deduplicate against it.
+    absent: bool,
+}
+
+#[derive(Default)]
+struct Packs {
+    list: Vec<PackInfo>,
+    numbers: HashMap<ObjectId, u32>,
+}
+
+/// The index of an open repository.
+pub struct Index {
+    shards: Vec<RwLock<IdMap<Slot>>>,
+    packs: RwLock<Packs>,
+    segments: Mutex<HashSet<String>>,
+    loading: tokio::sync::Mutex<bool>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            packs: RwLock::default(),
+            segments: Mutex::default(),
+            loading: tokio::sync::Mutex::new(false),
+        }
+    }
+}
+
+impl Index {
+    fn shard(&self, id: &ChunkId) -> &RwLock<IdMap<Slot>> {
+        // The table inside a shard uses the first eight bytes.
+        &self.shards[usize::from(id.0[31]) % SHARDS]
+    }
+
+    /// Adds a durable pack.
+    pub fn add(&self, record: &PackRecord) {
+        let number = {
+            let mut packs = self.packs.write();
+            if packs.numbers.contains_key(&record.id) {
+                return;
+            }
+            let number = packs.list.len() as u32;
+            packs.list.push(PackInfo { id: record.id, absent: false });
+            packs.numbers.insert(record.id, number);
+            number
+        };
+        let mut offset = HEADER_BYTES as u64;
+        for (ordinal, entry) in record.entries.iter().enumerate() {
+            let slot = Slot {
+                pack: number,
+                ordinal: ordinal as u32,
+                offset: offset as u32,
+                stored: entry.stored,
+                length: entry.length,
+                kind: entry.kind,
+                codec: entry.codec,
+            };
+            offset += entry.sealed_bytes();
+            self.insert(entry.id, slot);
+        }
+    }
+
+    fn insert(&self, id: ChunkId, slot: Slot) {
+        let mut shard = self.shard(&id).write();
+        // The first place wins, so that readers of neighbouring chunks stay in one pack; unless that pack is gone.
+        let keep = shard.get(&id).is_some_and(|old| !self.is_absent(old.pack));
+        if !keep {
+            shard.insert(id, slot);
+        }
+    }
+
+    fn is_absent(&self, pack: u32) -> bool {
+        self.packs.read().list.get(pack as usize).is_none_or(|info| info.absent)
+    }
+
+    /// May a writer refer to the chunk instead of storing it?
+    pub fn has(&self, id: &ChunkId) -> bool {
+        let slot = self.shard(id).read().get(id).copied();
+        slot.is_some_and(|slot| !self.is_absent(slot.pack))
+    }
+
+    /// Where the chunk is, as far as is known.
+    pub fn known(&self, id: &ChunkId) -> Option<Location> {
+        let slot = self.shard(id).read().get(id).copied()?;
+        let pack = self.packs.read().list.get(slot.pack as usize)?.id;
+        Some(Location {
+            pack,
+            ordinal: slot.ordinal,
+            offset: u64::from(slot.offset),
+            sealed_bytes: slot.stored + crate::format::crypto::TAG_BYTES as u32,
+            length: slot.length,
+            kind: slot.kind,
+            codec: slot.codec,
+        })
+    }
+
+    /// Where the chunk is. Looks for what other writers added since, and in packs no segment covers, before giving up.
+    pub async fn locate(&self, core: &Core, id: &ChunkId) -> Result<Location> {
+        self.ensure_loaded(core).await?;
+        if let Some(location) = self.known(id) {
+            return Ok(location);
+        }
+        self.refresh(core).await?;
+        self.known(id).ok_or_else(|| Error::Missing { object: format!("chunk {id:?}") })
+    }
+
+    /// Loads the index once.
+    pub async fn ensure_loaded(&self, core: &Core) -> Result<()> {
+        let mut loaded = self.loading.lock().await;
+        if !*loaded {
+            self.load(core).await?;
+            *loaded = true;
+        }
+        Ok(())
+    }
+
+    /// Brings the index up to what is stored now.
+    pub async fn refresh(&self, core: &Core) -> Result<()> {
+        let mut loaded = self.loading.lock().await;
+        self.load(core).await?;
+        *loaded = true;
+        Ok(())
+    }
+
+    async fn load(&self, core: &Core) -> Result<()> {
+        // Packs first: one that appears after this list is covered by its writer's segment or by the next refresh.
+        let known = self.packs.read().list.len();
+        let listed = core.backend.list(names::PACKS).await?;
+        for object in core.backend.list(names::INDEX).await? {
+            if self.segments.lock().contains(&object.name) {
+                continue;
+            }
+            match read_segment(core, &object.name, object.size).await {
+                Ok(packs) => packs.iter().for_each(|record| self.add(record)),
+                // What it said is in the packs as well.
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(segment = object.name, %error, "index segment unreadable, using pack footers");
+                }
+                Err(error) => return Err(error),
+            }
+            self.segments.lock().insert(object.name);
+        }
+        let mut present = HashSet::new();
+        for object in listed {
+            let Some(id) = names::parse_pack(&object.name) else { continue };
+            present.insert(id);
+            if self.packs.read().numbers.contains_key(&id) {
+                continue;
+            }
+            match read_footer(core, &id, object.size).await {
+                Ok(record) => self.add(&record),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(pack = object.name, %error, "pack without index segment is unreadable");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.mark_absent(core, &present, known).await
+    }
+
+    /// Notes which packs are gone. The first `known` were known before `present` was listed; later ones may be newer.
+    async fn mark_absent(&self, core: &Core, present: &HashSet<ObjectId>, known: usize) -> Result<()> {
+        let list = self.packs.read().list.clone();
+        for (number, info) in list.iter().enumerate() {
+            let mut absent = !present.contains(&info.id);
+            if absent && number >= known {
+                absent = match core.backend.stat(&names::pack(&info.id)).await {
+                    Ok(_) => false,
+                    Err(error) if error.kind == BackendErrorKind::NotFound => true,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            if let Some(info) = self.packs.write().list.get_mut(number) {
+                info.absent = absent;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads an index segment.
+pub async fn read_segment(core: &Core, name: &str, size: u64) -> Result<Vec<PackRecord>> {
+    if size > SEGMENT_BYTES_MAX {
+        return Err(Error::damaged(name, "it is longer than any index segment"));
+    }
+    let bytes = core.backend.get(name, None).await?;
+    segment::decode(&core.keys, name, &bytes)
+}
+
+/// Reads a pack's footer, header and trailer and checks that they fit its length.
+pub async fn read_footer(core: &Core, id: &ObjectId, size: u64) -> Result<PackRecord> {
+    let name = names::pack(id);
+    if size < (HEADER_BYTES + TRAILER_BYTES) as u64 || size > PACK_OBJECT_BYTES_MAX {
+        return Err(Error::damaged(&name, "it does not have the length of a pack"));
+    }
+    let header = core.backend.get(&name, Some(0..HEADER_BYTES as u64)).await?;
+    let trailer = core.backend.get(&name, Some(size - TRAILER_BYTES as u64..size)).await?;
+    let tail_bytes = pack::tail_bytes(&name, &trailer, size)?;
+    let tail = core.backend.get(&name, Some(size - tail_bytes..size)).await?;
+    let seal = PackSeal::new(&core.keys, *id)?;
+    let entries = seal.open_footer(&header, &tail, size)?;
+    Ok(PackRecord { id: *id, object_bytes: size, entries })
+}

@@ -1,0 +1,346 @@
+//! What all disks of a point share: the byte budget, packs being filled and written, and the order of commit.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::BackendError;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::codec::Workspace;
+use crate::format::names;
+use crate::format::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry, PackSeal};
+use crate::format::segment::{self, PackRecord, SEGMENT_ENTRIES_TARGET};
+use crate::format::{ChunkId, ChunkKind};
+use crate::index::IdSet;
+use crate::point::DiskSummary;
+use crate::pool::Outcome;
+use crate::source::Progress;
+
+/// Bytes a writer may hold beside the pack it fills: chunks on their way and packs being written. With the pack itself,
+/// a job stays below 128 MiB.
+const BUDGET_BESIDE_PACK_BYTES: usize = 56 << 20;
+/// Packs of map nodes are closed at this size, so that they never hold much of the budget.
+const MAP_PACK_BYTES: u64 = 8 << 20;
+
+/// What became of one disk's bytes.
+pub struct Counts {
+    disk: i32,
+    progress: Arc<dyn Progress>,
+    planned: AtomicU64,
+    read: AtomicU64,
+    stored: AtomicU64,
+    chunks: AtomicU64,
+    chunks_new: AtomicU64,
+}
+
+impl Counts {
+    pub fn new(disk: i32, progress: Arc<dyn Progress>) -> Self {
+        let zero = AtomicU64::default;
+        Self { disk, progress, planned: zero(), read: zero(), stored: zero(), chunks: zero(), chunks_new: zero() }
+    }
+
+    pub fn plan(&self, bytes: u64) {
+        self.planned.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.planned(self.disk, bytes);
+    }
+
+    pub fn read(&self, bytes: u64) {
+        let read = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        // Neighbours of changed areas are read again; how many shows only on the way.
+        let planned = self.planned.load(Ordering::Relaxed);
+        if read > planned {
+            self.plan(read - planned);
+        }
+        self.progress.read(self.disk, bytes);
+    }
+
+    fn chunk(&self, kind: ChunkKind) {
+        if kind == ChunkKind::Data {
+            self.chunks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn stored(&self, kind: ChunkKind, bytes: u64) {
+        if kind == ChunkKind::Data {
+            self.chunks_new.fetch_add(1, Ordering::Relaxed);
+        }
+        self.stored.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.stored(self.disk, bytes);
+    }
+
+    pub fn summary(&self) -> DiskSummary {
+        DiskSummary {
+            bytes_read: self.read.load(Ordering::Relaxed),
+            bytes_stored: self.stored.load(Ordering::Relaxed),
+            chunks: self.chunks.load(Ordering::Relaxed),
+            chunks_new: self.chunks_new.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A pack being filled. Places are given out under the lock, encryption happens outside it.
+struct ActivePack {
+    seal: PackSeal,
+    filling: Mutex<Filling>,
+}
+
+#[derive(Default)]
+struct Filling {
+    entries: Vec<PackEntry>,
+    parts: Vec<Bytes>,
+    deposited: usize,
+    bytes: u64,
+    closed: bool,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Filling {
+    fn is_complete(&self) -> bool {
+        self.closed && self.deposited == self.entries.len()
+    }
+}
+
+enum Failure {
+    Backend(BackendError),
+    Internal(&'static str),
+}
+
+/// See the module.
+pub struct Stage {
+    pub core: Arc<Core>,
+    budget: Arc<Semaphore>,
+    stop: CancellationToken,
+    failure: Mutex<Option<Failure>>,
+    /// Chunks of this writer that are on their way and not in the index yet.
+    pending: Mutex<IdSet>,
+    open: [Mutex<Option<Arc<ActivePack>>>; 2],
+    /// Durable packs that no segment covers yet.
+    uncovered: Mutex<Vec<PackRecord>>,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl Stage {
+    pub fn new(core: Arc<Core>) -> Arc<Self> {
+        let budget = core.config.pack_bytes as usize + BUDGET_BESIDE_PACK_BYTES;
+        Arc::new(Self {
+            core,
+            budget: Arc::new(Semaphore::new(budget)),
+            stop: CancellationToken::new(),
+            failure: Mutex::default(),
+            pending: Mutex::default(),
+            open: Default::default(),
+            uncovered: Mutex::default(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Queues a chunk; waits while the budget is spent. The outcome is its identity.
+    pub async fn store(
+        self: &Arc<Self>,
+        kind: ChunkKind,
+        content: Bytes,
+        counts: &Arc<Counts>,
+    ) -> Result<Outcome<ChunkId>> {
+        let permit = Arc::clone(&self.budget).acquire_many_owned(content.len() as u32).await;
+        let permit = permit.map_err(|_| self.why_stopped())?;
+        counts.chunk(kind);
+        let (stage, counts, token) = (Arc::clone(self), Arc::clone(counts), self.tasks.token());
+        Ok(self.core.pool.submit(move |workspace| {
+            let outcome = stage.process(kind, &content, permit, &counts, workspace);
+            drop(token);
+            outcome
+        }))
+    }
+
+    fn process(
+        self: &Arc<Self>,
+        kind: ChunkKind,
+        content: &Bytes,
+        mut permit: OwnedSemaphorePermit,
+        counts: &Counts,
+        workspace: &mut Workspace,
+    ) -> Result<ChunkId> {
+        if self.stop.is_cancelled() {
+            return Err(self.why_stopped());
+        }
+        let id = self.core.keys.chunk_id(kind, content);
+        {
+            // The index is asked under the lock: a chunk moves from here into the index, in that order, never out of both.
+            let mut pending = self.pending.lock();
+            if self.core.index.has(&id) || !pending.insert(id) {
+                return Ok(id);
+            }
+        }
+        let (codec, stored) = workspace.compress(content);
+        let entry = PackEntry { id, kind, codec, length: content.len() as u32, stored: stored.len() as u32 };
+        let (pack, ordinal) = self.reserve(entry)?;
+        let sealed = pack.seal.seal_chunk(ordinal, stored)?;
+        let spare = permit.num_permits().saturating_sub(sealed.len());
+        drop(permit.split(spare));
+        counts.stored(kind, (sealed.len() + ENTRY_BYTES) as u64);
+        self.deposit(&pack, ordinal, sealed.into(), permit);
+        Ok(id)
+    }
+
+    /// A place in the open pack of that kind.
+    fn reserve(&self, entry: PackEntry) -> Result<(Arc<ActivePack>, u32)> {
+        let target = match entry.kind {
+            ChunkKind::Data => u64::from(self.core.config.pack_bytes),
+            ChunkKind::Map => MAP_PACK_BYTES.min(u64::from(self.core.config.pack_bytes)),
+        };
+        let mut open = self.open[entry.kind as usize].lock();
+        let pack = if let Some(pack) = &*open {
+            Arc::clone(pack)
+        } else {
+            let seal = PackSeal::new(&self.core.keys, self.core.new_id()?)?;
+            let pack = Arc::new(ActivePack { seal, filling: Mutex::default() });
+            *open = Some(Arc::clone(&pack));
+            pack
+        };
+        let ordinal = {
+            let mut filling = pack.filling.lock();
+            let ordinal = filling.entries.len() as u32;
+            filling.entries.push(entry);
+            filling.parts.push(Bytes::new());
+            filling.bytes += entry.sealed_bytes();
+            if filling.bytes >= target || filling.entries.len() >= PACK_CHUNKS_MAX {
+                filling.closed = true;
+                *open = None;
+            }
+            ordinal
+        };
+        Ok((pack, ordinal))
+    }
+
+    fn deposit(self: &Arc<Self>, pack: &Arc<ActivePack>, ordinal: u32, sealed: Bytes, permit: OwnedSemaphorePermit) {
+        let mut filling = pack.filling.lock();
+        if let Some(part) = filling.parts.get_mut(ordinal as usize) {
+            *part = sealed;
+        }
+        filling.deposited += 1;
+        match &mut filling.permit {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+        if filling.is_complete() {
+            self.write_later(pack, std::mem::take(&mut *filling));
+        }
+    }
+
+    fn write_later(self: &Arc<Self>, pack: &Arc<ActivePack>, filling: Filling) {
+        let (stage, pack) = (Arc::clone(self), Arc::clone(pack));
+        let write = async move {
+            if let Err(error) = stage.write_pack(&pack.seal, filling).await {
+                stage.fail(error);
+            }
+        };
+        self.tasks.spawn_on(write, &self.runtime);
+    }
+
+    async fn write_pack(&self, seal: &PackSeal, filling: Filling) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let Filling { entries, mut parts, permit, .. } = filling;
+        parts.insert(0, Bytes::copy_from_slice(&seal.header));
+        parts.push(seal.seal_footer(&entries)?.into());
+        let object_bytes = parts.iter().map(|part| part.len() as u64).sum();
+        self.core.backend.put_new(&names::pack(&seal.id), parts).await?;
+        drop(permit);
+        let record = PackRecord { id: seal.id, object_bytes, entries };
+        self.core.index.add(&record);
+        {
+            let mut pending = self.pending.lock();
+            record.entries.iter().for_each(|entry| {
+                pending.remove(&entry.id);
+            });
+        }
+        let full = {
+            let mut uncovered = self.uncovered.lock();
+            uncovered.push(record);
+            let entries: usize = uncovered.iter().map(|record| record.entries.len()).sum();
+            (entries >= SEGMENT_ENTRIES_TARGET).then(|| std::mem::take(&mut *uncovered))
+        };
+        match full {
+            Some(records) => self.write_segment(&records).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write_segment(&self, records: &[PackRecord]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let id = self.core.new_id()?;
+        let bytes = segment::encode(&self.core.keys, id, records)?;
+        Ok(self.core.backend.put_new(&names::segment(&id), vec![bytes.into()]).await?)
+    }
+
+    /// Closes what is open and waits until all packs and segments are durable.
+    pub async fn flush(self: &Arc<Self>) -> Result<()> {
+        // Chunks still in the pool have their places already or fail; the tracker counts them.
+        self.wait_for_work().await;
+        for open in &self.open {
+            let Some(pack) = open.lock().take() else { continue };
+            let mut filling = pack.filling.lock();
+            filling.closed = true;
+            if filling.is_complete() {
+                self.write_later(&pack, std::mem::take(&mut *filling));
+            }
+        }
+        self.wait_for_work().await;
+        if self.stop.is_cancelled() {
+            return Err(self.why_stopped());
+        }
+        let mut records = std::mem::take(&mut *self.uncovered.lock());
+        records.sort_unstable_by_key(|record| record.id);
+        self.write_segment(&records).await
+    }
+
+    async fn wait_for_work(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Drops what is not durable and indexes what is, so that another attempt finds it.
+    pub async fn give_up(&self) {
+        self.stop();
+        self.wait_for_work().await;
+        let records = std::mem::take(&mut *self.uncovered.lock());
+        if let Err(error) = self.write_segment(&records).await {
+            tracing::debug!(%error, "no index segment for the packs of an abandoned restore point");
+        }
+    }
+
+    /// Work that has not begun fails from now on.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.budget.close();
+    }
+
+    fn fail(&self, error: Error) {
+        let failure = match error {
+            Error::Backend(error) => Failure::Backend(error),
+            Error::Internal(step) => Failure::Internal(step),
+            _ => Failure::Internal("writing a pack"),
+        };
+        self.failure.lock().get_or_insert(failure);
+        self.stop();
+    }
+
+    fn why_stopped(&self) -> Error {
+        match &*self.failure.lock() {
+            Some(Failure::Backend(error)) => Error::Backend(error.clone()),
+            Some(Failure::Internal(step)) => Error::Internal(step),
+            None => Error::Cancelled,
+        }
+    }
+}

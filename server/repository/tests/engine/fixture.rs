@@ -1,0 +1,159 @@
+//! The fixture repository of format version 1: made with fixed randomness, kept for ever, read by every later version;
+//! and an independent reader, written from the format document, on it and on a fresh repository.
+
+use bytes::Bytes;
+use domain::Extent;
+use domain::point::PointKind;
+use repository::{
+    FolderBackend, InitOptions, MemoryBackend, NoProgress, ObjectBackend, ReadPlan, Repository, VerifyOptions,
+};
+use secrecy::{ExposeSecret, SecretString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::*;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn fixture() -> PathBuf {
+    root().join("tests/fixtures/repository-v1/repository")
+}
+
+/// The disks of the fixture's two points: a map with an inner node and a short last block; and a small disk.
+fn disks(number: u128) -> [Bytes; 2] {
+    let mut large = vec![0; (64 << 20) + 50_000];
+    large[4096..60_000].copy_from_slice(&noise(1, 60_000 - 4096));
+    large[1 << 20..(1 << 20) + 120_000].copy_from_slice(&text(2, 120_000));
+    let end = large.len();
+    large[end - 30_001..].copy_from_slice(&text(3, 30_001));
+    let mut small = text(4, 10_240);
+    if number == 2 {
+        large[20_000..20_100].fill(0xab);
+        large[40 << 20..(40 << 20) + 5000].copy_from_slice(&noise(5, 5000));
+        small[..512].fill(0);
+    }
+    [large.into(), small.into()]
+}
+
+async fn make() -> (MemoryBackend, SecretString) {
+    let memory = MemoryBackend::new();
+    let options = InitOptions { chunk_average_bytes: 128 * 1024, ..options() };
+    let made = Repository::init_in(Arc::new(memory.clone()), &passphrase(), options, environment(1)).await;
+    let (repository, recovery) = made.unwrap();
+    full_point(&repository, point_id(1), &disks(1)).await.unwrap();
+    let areas = [vec![Extent::new(20_000, 100), Extent::new(40 << 20, 5000)], vec![Extent::new(0, 512)]];
+    let plan = |areas: &Vec<Extent>| ReadPlan::Changed { base: point_id(1), areas: areas.clone() };
+    let inputs: Vec<_> = disks(2).into_iter().zip(areas.iter().map(plan)).collect();
+    make_point(&repository, point_id(2), &inputs, PointKind::Incremental, Some(point_id(1))).await.unwrap();
+    (memory, recovery.text())
+}
+
+/// Only for a new format version: the fixture of an old one is never made again.
+#[tokio::test]
+#[ignore = "writes the fixture"]
+async fn write_the_fixture() {
+    let (memory, recovery) = make().await;
+    let folder = FolderBackend::create(fixture()).unwrap();
+    for object in memory.list("").await.unwrap() {
+        let bytes = memory.get(&object.name, None).await.unwrap();
+        folder.put_new(&object.name, vec![bytes]).await.unwrap();
+    }
+    std::fs::remove_dir(fixture().join("tmp")).unwrap();
+    std::fs::write(fixture().with_file_name("recovery-key.txt"), recovery.expose_secret()).unwrap();
+}
+
+#[tokio::test]
+async fn the_fixture_opens_and_reads() {
+    let recovery = std::fs::read_to_string(fixture().with_file_name("recovery-key.txt")).unwrap();
+    for secret in [passphrase(), SecretString::from(recovery)] {
+        let backend = Arc::new(FolderBackend::open(fixture()).unwrap());
+        let repository = Repository::open(backend, &secret).await.unwrap();
+        let list = repository.points().await.unwrap();
+        let kinds: Vec<_> = list.points.iter().map(|point| (point.id, point.kind, point.disks)).collect();
+        assert_eq!(kinds, [(point_id(1), PointKind::Full, 2), (point_id(2), PointKind::Incremental, 2)]);
+        for number in 1..=2 {
+            assert_reads(&repository, point_id(number), &disks(number)).await;
+        }
+        let point = repository.point(point_id(2)).await.unwrap();
+        assert_eq!(point.machine.notes, "näkymä");
+        assert_eq!(point.predecessor.unwrap().point, point_id(1));
+        let report = repository.verify(VerifyOptions::default(), Arc::new(NoProgress), &CancellationToken::new()).await;
+        assert_eq!(report.unwrap().damage, []);
+    }
+}
+
+/// Golden bytes of every kind of object. The texts and `config`, which holds their hashes, change with the texts. Were a
+/// later zstd to compress otherwise, packs and index segments would differ, and this test would have to leave them out.
+#[tokio::test]
+async fn the_same_input_gives_the_same_bytes() {
+    let (memory, _) = make().await;
+    let folder = FolderBackend::open(fixture()).unwrap();
+    let made = memory.list("").await.unwrap();
+    assert_eq!(made, {
+        let mut kept = folder.list("").await.unwrap();
+        for object in &mut kept {
+            if !object.name.contains('/') {
+                object.size = memory.stat(&object.name).await.unwrap().size;
+            }
+        }
+        kept
+    });
+    let mut compared = 0;
+    for object in made.iter().filter(|object| object.name.contains('/')) {
+        let (made, kept) =
+            (memory.get(&object.name, None).await.unwrap(), folder.get(&object.name, None).await.unwrap());
+        assert!(made == kept, "{}", object.name);
+        compared += 1;
+    }
+    assert_eq!(compared, 10, "2 key slots, 4 packs, 2 segments, 2 manifests");
+}
+
+/// A Python that has the packages the reader needs.
+fn python() -> Option<PathBuf> {
+    let candidates = [root().join(".tools/venv/bin/python"), PathBuf::from("python3")];
+    candidates.into_iter().find(|python| {
+        let imports = Command::new(python).args(["-c", "import argon2, blake3, cryptography, zstandard"]).output();
+        imports.is_ok_and(|output| output.status.success())
+    })
+}
+
+fn read_with_peer(python: &Path, repository: &Path, secret: &str, number: u128) {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret_file = scratch.path().join("secret");
+    std::fs::write(&secret_file, secret).unwrap();
+    for (key, content) in (2000..).zip(disks(number)) {
+        let output = scratch.path().join(format!("{key}.raw"));
+        let run = Command::new(python)
+            .arg(root().join("tests/peers/read_repository.py"))
+            .args([repository.as_os_str(), "--passphrase-file".as_ref(), secret_file.as_os_str(), "restore".as_ref()])
+            .args(["--point", &point_id(number).to_string(), "--disk", &key.to_string(), "--output"])
+            .arg(&output)
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(std::fs::read(output).unwrap() == content.as_ref(), "point {number}, disk {key}");
+    }
+}
+
+#[tokio::test]
+async fn an_independent_reader_agrees() {
+    let Some(python) = python() else {
+        eprintln!("skipped: no Python with argon2-cffi, blake3, cryptography and zstandard");
+        return;
+    };
+    let recovery = std::fs::read_to_string(fixture().with_file_name("recovery-key.txt")).unwrap();
+    for number in 1..=2 {
+        read_with_peer(&python, &fixture(), PASSPHRASE, number);
+    }
+    read_with_peer(&python, &fixture(), &recovery, 2);
+    // A fresh one, without its index segments.
+    let folder = tempfile::tempdir().unwrap();
+    let repository = new_repository(Arc::new(FolderBackend::create(folder.path()).unwrap())).await;
+    full_point(&repository, point_id(1), &disks(1)).await.unwrap();
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    read_with_peer(&python, folder.path(), PASSPHRASE, 1);
+}

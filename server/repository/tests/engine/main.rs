@@ -1,0 +1,10 @@
+//! The repository from outside: what is backed up is what is read, whatever happens in between.
+
+mod crash;
+mod damage;
+mod fixture;
+mod folder;
+mod keys;
+mod oracle;
+mod support;
+mod writers;

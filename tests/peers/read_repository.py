@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""Reads a Stillframe repository in a folder, written from docs/repository-format.md alone, as its judge.
+
+  read_repository.py FOLDER --passphrase-file FILE list
+  read_repository.py FOLDER --passphrase-file FILE restore --point UUID --disk KEY --output FILE
+
+Needs Python 3.9 and the packages argon2-cffi, blake3, cryptography, zstandard.
+"""
+import argparse
+import json
+import os
+import struct
+import sys
+
+import zstandard
+from argon2.low_level import Type, hash_secret_raw
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+HEADER, TAG, TRAILER, ENTRY, SLOT = 48, 16, 24, 44, 192
+PAGE, BLOCK, FANOUT = 64 << 20, 4096, 256
+ZERO = bytes(32)
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class Broken(Exception):
+    """The repository is not what the document says."""
+
+
+def check(condition, what):
+    if not condition:
+        raise Broken(what)
+
+
+def derive(secret, salt, info):
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info.encode()).derive(secret)
+
+
+def nonce(counter):
+    return struct.pack("<I", counter) + bytes(8)
+
+
+def open_sealed(key, counter, aad, sealed, what):
+    try:
+        return AESGCM(key).decrypt(nonce(counter), sealed, aad)
+    except InvalidTag:
+        raise Broken(f"{what} is not authentic") from None
+
+
+def recovery_secret(text):
+    """The 20 bytes of a recovery key, or None when the text is none."""
+    digits = [c for c in text.upper().replace("O", "0").replace("I", "1").replace("L", "1") if c not in "- \t\r\n"]
+    if len(digits) != 40 or any(c not in ALPHABET for c in digits):
+        return None
+    raw = b""
+    for group in range(0, 40, 8):
+        value = 0
+        for digit in digits[group:group + 8]:
+            value = value << 5 | ALPHABET.index(digit)
+        raw += value.to_bytes(5, "big")
+    secret, checked = raw[:20], raw[20:]
+    check(blake3(b"stillframe 1 recovery check" + secret).digest()[:5] == checked, "mistyped recovery key")
+    return secret
+
+
+class Repository:
+    def __init__(self, folder, passphrase):
+        self.folder = folder
+        config = self.read("config")
+        self.id = self.header("config", config, b"SFCONFIG")[0]
+        self.data_key, self.seed = self.unlock(passphrase)
+        signer = Ed25519PrivateKey.from_private_bytes(self.seed).public_key()
+        self.public = signer.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.identity_keys = [derive(self.data_key, self.id, f"stillframe 1 {kind} id") for kind in ("data", "map")]
+        self.config = json.loads(self.sealed("config", b"SFCONFIG", "config"))
+        check(bytes.fromhex(self.config["signing_public_key"]) == self.public, "config: another signing key")
+        self.index = {}
+        self.packs = {}
+        self.load_index()
+
+    def read(self, name, offset=0, length=-1):
+        with open(os.path.join(self.folder, *name.split("/")), "rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+        check(length < 0 or len(data) == length, f"{name} is too short")
+        return data
+
+    def names(self, prefix):
+        top = os.path.join(self.folder, prefix)
+        found = []
+        for folder, _, files in os.walk(top):
+            for file in files:
+                found.append(os.path.relpath(os.path.join(folder, file), self.folder).replace(os.sep, "/"))
+        return sorted(found)
+
+    def header(self, name, data, magic):
+        check(data[:8] == magic, f"{name}: wrong magic")
+        version, flags = struct.unpack_from("<II", data, 8)
+        check(version == 1, f"{name}: version {version}")
+        repository, identity = data[16:32], data[32:48]
+        check(not hasattr(self, "id") or repository == self.id, f"{name}: of another repository")
+        return repository, identity, flags
+
+    def unlock(self, passphrase):
+        recovery = recovery_secret(passphrase)
+        for name in self.names("keys"):
+            slot = self.read(name)
+            check(len(slot) == SLOT, f"{name}: wrong length")
+            check(blake3(slot[:160]).digest() == slot[160:], f"{name}: wrong checksum")
+            flags = self.header(name, slot, b"SFKEY\0\0\0")[2]
+            memory, passes, lanes, zero = struct.unpack_from("<IIII", slot, 48)
+            check(zero == 0 and flags in (1, 2), f"{name}: unknown kind")
+            salt = slot[64:80]
+            if flags == 1:
+                check(1 <= memory <= 1 << 20 and 1 <= passes <= 64 and 1 <= lanes <= 16, f"{name}: cost")
+                key = hash_secret_raw(passphrase.encode(), salt, passes, memory, lanes, 32, Type.ID, 0x13)
+            elif recovery is not None:
+                key = derive(recovery, salt, "stillframe 1 recovery")
+            else:
+                continue
+            try:
+                secrets = AESGCM(key).decrypt(nonce(0), slot[80:160], slot[:80])
+            except InvalidTag:
+                continue
+            return secrets[:32], secrets[32:]
+        raise Broken("the passphrase opens no key slot")
+
+    def sealed(self, name, magic, purpose):
+        data = self.read(name)
+        identity = self.header(name, data, magic)[1]
+        key = derive(self.data_key, identity, f"stillframe 1 {purpose}")
+        return open_sealed(key, 0, data[:HEADER] + name.encode(), data[HEADER:], name)
+
+    # --- packs and index
+
+    def pack_name(self, pack):
+        return f"packs/{pack.hex()[:2]}/{pack.hex()}"
+
+    def add_pack(self, pack, entries):
+        check(len(entries) % ENTRY == 0, "entries")
+        offset = HEADER
+        for ordinal in range(len(entries) // ENTRY):
+            identity, length, stored, codec, kind, zero = struct.unpack_from("<32sIIBBH", entries, ordinal * ENTRY)
+            check(1 <= stored <= length <= 4 << 20 and codec <= 1 and kind <= 1 and zero == 0, "pack entry")
+            check(codec == 1 or stored == length, "raw entry")
+            self.index.setdefault(identity, (pack, ordinal, offset, length, stored, codec, kind))
+            offset += stored + TAG
+        self.packs[pack] = offset
+
+    def load_index(self):
+        for name in self.names("index"):
+            data = self.sealed(name, b"SFINDEX\0", "index")
+            count, at = struct.unpack_from("<I", data)[0], 4
+            for _ in range(count):
+                pack, _, entries = struct.unpack_from("<16sQI", data, at)
+                at += 28
+                self.add_pack(pack, data[at:at + entries * ENTRY])
+                at += entries * ENTRY
+            check(at == len(data), f"{name}: length")
+        for name in self.names("packs"):
+            pack = bytes.fromhex(name.rsplit("/", 1)[1])
+            check(name == self.pack_name(pack), f"{name}: name")
+            if pack not in self.packs:
+                self.add_pack(pack, self.footer(name, pack))
+
+    def footer(self, name, pack):
+        size = os.path.getsize(os.path.join(self.folder, *name.split("/")))
+        head = self.read(name, 0, HEADER)
+        check(self.header(name, head, b"SFPACK\0\0")[1] == pack, f"{name}: id")
+        trailer = self.read(name, size - TRAILER, TRAILER)
+        count, length, total, magic = struct.unpack("<IIQ8s", trailer)
+        check(magic == b"SFPKEND\0" and total == size and length == count * ENTRY + TAG, f"{name}: trailer")
+        sealed = self.read(name, size - TRAILER - length, length)
+        key = derive(self.data_key, pack, "stillframe 1 pack")
+        entries = open_sealed(key, 2**32 - 1, head + trailer, sealed, f"{name} (footer)")
+        end = HEADER + sum(struct.unpack_from("<I", entries, i * ENTRY + 36)[0] + TAG for i in range(count))
+        check(end + length + TRAILER == size, f"{name}: lengths")
+        return entries
+
+    def chunk(self, identity, kind):
+        check(identity in self.index, f"chunk {identity.hex()} is missing")
+        pack, ordinal, offset, length, stored, codec, found = self.index[identity]
+        check(found == kind, "kind of chunk")
+        name = self.pack_name(pack)
+        sealed = self.read(name, offset, stored + TAG)
+        key = derive(self.data_key, pack, "stillframe 1 pack")
+        aad = self.id + pack + struct.pack("<I", ordinal)
+        content = open_sealed(key, ordinal, aad, sealed, f"{name} chunk {ordinal}")
+        if codec == 1:
+            content = zstandard.ZstdDecompressor().decompress(content, max_output_size=length)
+        check(len(content) == length, f"{name} chunk {ordinal}: length")
+        check(blake3(content, key=self.identity_keys[kind]).digest() == identity, f"{name} chunk {ordinal}: identity")
+        return content
+
+    # --- points and maps
+
+    def point(self, uuid):
+        name = f"points/{uuid}"
+        payload = self.sealed(name, b"SFPOINT\0", "point")
+        length = struct.unpack_from("<I", payload)[0]
+        body, signature = payload[4:4 + length], payload[4 + length:]
+        identity = self.read(name, 32, 16)
+        try:
+            message = b"stillframe 1 point" + self.id + identity + body
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+        except InvalidSignature:
+            raise Broken(f"{name}: signature") from None
+        manifest = json.loads(body)
+        check(manifest["id"] == uuid, f"{name}: id")
+        before = manifest["predecessor"]
+        if before is not None:
+            path = os.path.join(self.folder, "points", before["point"])
+            if os.path.exists(path):
+                found = blake3(self.read(f"points/{before['point']}")).hexdigest()
+                check(found == before["manifest_hash"], f"{name}: predecessor was exchanged")
+        return manifest
+
+    def chunks(self, size, level, index, identity):
+        """(offset, length, identity) of the data chunks below a node."""
+        span = PAGE * FANOUT**level
+        if identity == ZERO:
+            return
+        node = self.chunk(identity, 1)
+        check(node[:3] == b"SFN" and node[3] == level, "map node")
+        count = struct.unpack_from("<I", node, 4)[0]
+        start = index * span
+        if level > 0:
+            below = span // FANOUT
+            check(count == min(FANOUT, -(-size // below) - FANOUT * index), "number of children")
+            check(len(node) == 8 + 32 * count, "length of inner node")
+            for child in range(count):
+                below_id = node[8 + 32 * child:40 + 32 * child]
+                yield from self.chunks(size, level - 1, index * FANOUT + child, below_id)
+            return
+        check(len(node) == 8 + 36 * count, "length of leaf")
+        at = 0
+        for entry in range(count):
+            length, found = struct.unpack_from("<I32s", node, 8 + 36 * entry)
+            check(length > 0 and (at + length) % BLOCK in (0, size % BLOCK), "leaf entry")
+            if found != ZERO:
+                yield start + at, length, found
+            at += length
+        check(at == min(PAGE, size - start), "length of page")
+
+    def restore(self, uuid, key, output):
+        disk = next((disk for disk in self.point(uuid)["disks"] if disk["config"]["key"] == key), None)
+        check(disk is not None, f"no disk {key}")
+        size, level = disk["size_bytes"], 0
+        while PAGE * FANOUT**level < size:
+            level += 1
+        with open(output, "xb") as file:
+            file.truncate(size)
+            for offset, length, identity in self.chunks(size, level, 0, bytes.fromhex(disk["map_root"])):
+                content = self.chunk(identity, 0)
+                check(len(content) == length, "length of chunk")
+                file.seek(offset)
+                file.write(content)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--passphrase-file", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list")
+    restore = commands.add_parser("restore")
+    restore.add_argument("--point", required=True)
+    restore.add_argument("--disk", type=int, required=True)
+    restore.add_argument("--output", required=True)
+    arguments = parser.parse_args()
+    with open(arguments.passphrase_file, encoding="utf-8") as file:
+        passphrase = file.read().rstrip("\r\n")
+    try:
+        repository = Repository(arguments.folder, passphrase)
+        if arguments.command == "list":
+            for name in repository.names("points"):
+                point = repository.point(name.rsplit("/", 1)[1])
+                disks = [(disk["config"]["key"], disk["size_bytes"]) for disk in point["disks"]]
+                print(json.dumps({"id": point["id"], "machine": point["machine"]["name"], "disks": disks}))
+        else:
+            repository.restore(arguments.point, arguments.disk, arguments.output)
+    except (Broken, OSError) as error:
+        sys.exit(f"read_repository: {error}")
+
+
+if __name__ == "__main__":
+    main()
