@@ -3,6 +3,7 @@
 #
 #   scripts/install.sh run     what `make run` needs: a C compiler for the crates that build C, and PostgreSQL
 #   scripts/install.sh test    also what the tests need: peers, an emulator, a browser, cargo's tools
+#   scripts/install.sh debian  the Debian packages of both, and nothing else
 #
 # Needs root or sudo, and only when something is missing. Says what it installs. The Rust toolchain is yours to bring:
 # Debian 12's is too old. Other systems: install the packages listed below under their own names and skip this script
@@ -139,6 +140,10 @@ install_cargo_tool() { # CRATE VERSION FEATURES
 check_rust
 case $what in
 run) install_packages "${run_packages[@]}" ;;
+debian)
+    install_packages "${run_packages[@]}" "${test_packages[@]}"
+    install_node
+    ;;
 test)
     install_packages "${run_packages[@]}" "${test_packages[@]}"
     install_node
@@ -147,5 +152,5 @@ test)
     install_cargo_tool cargo-nextest "$cargo_nextest" default-no-update
     install_cargo_tool cargo-deny "$cargo_deny" ''
     ;;
-*) die "unknown argument '$what'; use run or test" ;;
+*) die "unknown argument '$what'; use run, test or debian" ;;
 esac
