@@ -243,6 +243,7 @@ create index job_lease on job (lease_expires_at) where state = 'running';
 create index job_run on job (run_id);
 create index job_vm on job (vm_id, created_at desc);
 create index job_device on job (device_id, created_at desc);
+create index job_key on job (concurrency_key) where run_id is null;
 -- Housekeeping jobs are not piled up.
 create unique index job_one_queued_housekeeping on job (kind, concurrency_key)
     where state = 'queued' and kind in ('inventory', 'reconcile');

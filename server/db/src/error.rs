@@ -153,8 +153,8 @@ impl Error {
     }
 }
 
-/// Class 08: connection; 53: resources; 57: the server stops or starts.
-const TRANSIENT_CLASSES: [&str; 3] = ["08", "53", "57"];
+/// Class 08: connection; 40: deadlock; 53: resources; 57: the server stops or starts.
+const TRANSIENT_CLASSES: [&str; 4] = ["08", "40", "53", "57"];
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {

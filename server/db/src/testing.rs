@@ -95,7 +95,7 @@ async fn make() -> Result<TestDatabase> {
 
 async fn ready_template() -> Result<(Socket, String)> {
     let account = rustix::process::geteuid().as_raw();
-    let folder = std::env::temp_dir().join(format!("stillframe-test-{account}"));
+    let folder = std::env::temp_dir().join(format!("stillframe-tests-{account}"));
     let template = format!("template_{}", migrations_hash());
     let socket = Socket::of_tests(&folder);
     if let Ok(mut connection) = connect(&socket.options("postgres")).await

@@ -26,6 +26,8 @@ use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 
 const ATTEMPTS_MAX_DEFAULT: u32 = 3;
+/// Housekeeping that belongs to no run is forgotten after this long; history is what runs are for.
+const HOUSEKEEPING_KEPT_DAYS: i32 = 7;
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -187,8 +189,10 @@ impl Database {
     pub async fn enqueue(&self, job: &NewJob) -> Result<Option<JobId>> {
         let mut transaction = self.pool.begin().await?;
         let job_id = insert_job(&mut transaction, job).await?;
-        if let (Some(_), Some(run_id)) = (job_id, job.run_id) {
-            crate::runs::recompute(&mut transaction, run_id).await?;
+        match (job_id, job.run_id) {
+            (Some(_), Some(run_id)) => crate::runs::recompute(&mut transaction, run_id).await?,
+            (Some(_), None) => forget_old(&mut transaction, &job.concurrency_key).await?,
+            (None, _) => {}
         }
         notify(&mut transaction, Event::JobsWaiting).await?;
         transaction.commit().await?;
@@ -255,4 +259,16 @@ pub(crate) async fn insert_job(transaction: &mut Transaction<'_, Postgres>, job:
     .bind(i32::try_from(job.max_attempts).unwrap_or(i32::MAX))
     .fetch_optional(&mut **transaction)
     .await?)
+}
+
+async fn forget_old(transaction: &mut Transaction<'_, Postgres>, concurrency_key: &str) -> Result<()> {
+    sqlx::query(
+        "delete from job where concurrency_key = $1 and run_id is null
+             and finished_at < now() - make_interval(days => $2)",
+    )
+    .bind(concurrency_key)
+    .bind(HOUSEKEEPING_KEPT_DAYS)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }

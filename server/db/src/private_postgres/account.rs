@@ -55,17 +55,17 @@ impl Account {
         owner == geteuid().as_raw() || self.other.as_ref().is_some_and(|other| other.uid == owner)
     }
 
-    /// Makes sure that the account can pass through `data_dir`, which is ours to open for search, and through all
-    /// folders above it, which are not.
-    pub fn reach(&self, data_dir: &Path) -> Result<(), PostgresError> {
+    /// Makes sure that the account can pass through to `folder`: what lies in `data_dir` is ours to open for search, what
+    /// lies above it is not.
+    pub fn reach(&self, data_dir: &Path, folder: &Path) -> Result<(), PostgresError> {
         let Some(other) = &self.other else { return Ok(()) };
         let read = |path: &Path| std::fs::metadata(path).map_err(PostgresError::file("cannot look at", path));
-        for (level, folder) in data_dir.ancestors().enumerate() {
+        for folder in folder.ancestors() {
             let metadata = read(folder)?;
             if metadata.uid() == other.uid || metadata.mode() & OTHERS_SEARCH != 0 {
                 continue;
             }
-            if level > 0 {
+            if !folder.starts_with(data_dir) {
                 return Err(PostgresError::Unreachable { account: other.name.clone(), folder: folder.to_owned() });
             }
             let mut permissions = metadata.permissions();

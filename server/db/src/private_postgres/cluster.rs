@@ -51,7 +51,7 @@ const LOG_TAIL_BYTES: u64 = 2000;
 /// How to run it.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// The server's data folder; the cluster lies in its `postgres`. Whoever starts it has locked the folder.
+    /// The server's data folder; everything of Postgres lies in its `postgres`. Whoever starts it has locked the folder.
     pub data_dir: PathBuf,
     /// Value of PATH.
     pub path: Option<OsString>,
@@ -182,7 +182,9 @@ impl Drop for PrivatePostgres {
 
 fn prepare(options: PostgresOptions) -> Result<Setup, PostgresError> {
     let data_dir = options.data_dir.canonicalize().map_err(PostgresError::file("cannot find", &options.data_dir))?;
-    let cluster = data_dir.join("postgres");
+    let folder = data_dir.join("postgres");
+    std::fs::create_dir_all(&folder).map_err(PostgresError::file("cannot make", &folder))?;
+    let cluster = folder.join("cluster");
     let version = cluster_version(&cluster)?;
     let programs = Programs::find(version.as_deref(), options.path.as_deref())?;
     if let Some(version) = version
@@ -192,15 +194,15 @@ fn prepare(options: PostgresOptions) -> Result<Setup, PostgresError> {
         return Err(PostgresError::OtherVersion { folder: cluster, cluster: version, installed });
     }
     let account = Account::choose()?;
-    account.reach(&data_dir)?;
-    let log = data_dir.join("postgres.log");
+    account.reach(&data_dir, &folder)?;
+    let log = folder.join("postgres.log");
     if std::fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
         std::fs::remove_file(&log).map_err(PostgresError::file("cannot remove the old log", &log))?;
     }
-    let socket = Socket::prepare(&data_dir, &account)?;
+    let socket = Socket::prepare(&folder, &account)?;
     let setup = Setup { account, programs, socket, cluster, log, settings: options.settings };
     if cluster_version(&setup.cluster)?.is_none() {
-        make_cluster(&setup, &data_dir)?;
+        make_cluster(&setup, &folder)?;
     }
     stop_orphan(&setup.cluster)?;
     write_access(&setup)?;
@@ -217,8 +219,8 @@ fn cluster_version(cluster: &Path) -> Result<Option<String>, PostgresError> {
     }
 }
 
-fn make_cluster(setup: &Setup, data_dir: &Path) -> Result<(), PostgresError> {
-    let fresh = data_dir.join("postgres.new");
+fn make_cluster(setup: &Setup, folder: &Path) -> Result<(), PostgresError> {
+    let fresh = folder.join("cluster.new");
     let mut message = String::new();
     for locale in LOCALES {
         remove_folder(&fresh)?;

@@ -26,7 +26,15 @@ impl Programs {
         folders.extend(pg_config_folder());
         folders.extend(path.iter().flat_map(std::env::split_paths));
         folders.extend(OTHER_PLACES.iter().map(PathBuf::from));
-        let found: Vec<Self> = folders.iter().filter_map(|folder| Self::in_folder(folder)).collect();
+        // The real folders, so that a link to one program alone does not hide the others, and each only once.
+        let mut real: Vec<PathBuf> = Vec::new();
+        for postgres in folders.iter().filter_map(|folder| folder.join("postgres").canonicalize().ok()) {
+            let Some(folder) = postgres.parent() else { continue };
+            if !real.iter().any(|known| known == folder) {
+                real.push(folder.to_owned());
+            }
+        }
+        let found: Vec<Self> = real.into_iter().filter_map(Self::in_folder).collect();
         wanted
             .and_then(|wanted| found.iter().find(|programs| programs.version == wanted))
             .or_else(|| found.iter().max_by_key(|programs| programs.version.parse::<u32>().unwrap_or(0)))
@@ -36,14 +44,11 @@ impl Programs {
             })
     }
 
-    fn in_folder(folder: &Path) -> Option<Self> {
-        // The real folder, so that a link to one program alone does not hide the others.
-        let postgres = folder.join("postgres").canonicalize().ok()?;
-        let folder = postgres.parent()?.to_owned();
+    fn in_folder(folder: PathBuf) -> Option<Self> {
         if !folder.join("initdb").is_file() {
             return None;
         }
-        let output = Command::new(&postgres).arg("--version").output().ok()?;
+        let output = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
         let version = major_version(&String::from_utf8_lossy(&output.stdout))?;
         Some(Self { folder, version })
     }

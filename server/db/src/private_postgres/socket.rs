@@ -23,10 +23,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Makes the folder: in the data folder, or in a short place when that path is too long for a socket.
-    pub(super) fn prepare(data_dir: &Path, account: &Account) -> Result<Self, PostgresError> {
-        let inside = data_dir.join("socket");
-        let folder = if inside.as_os_str().len() <= FOLDER_BYTES_MAX { inside } else { short_folder(data_dir) };
+    /// Makes the folder: beside the cluster, or in a short place when that path is too long for a socket.
+    pub(super) fn prepare(beside: &Path, account: &Account) -> Result<Self, PostgresError> {
+        let inside = beside.join("socket");
+        let folder = if inside.as_os_str().len() <= FOLDER_BYTES_MAX { inside } else { short_folder(beside) };
         match rustix::fs::mkdir(&folder, Mode::RWXU) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => check_own(&folder, account)?,
@@ -39,7 +39,7 @@ impl Socket {
     /// Of the cluster in this folder, which is short enough.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_tests(data_dir: &Path) -> Self {
-        Self { folder: data_dir.join("socket") }
+        Self { folder: data_dir.join("postgres/socket") }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -56,9 +56,9 @@ impl Socket {
     }
 }
 
-/// In /run where we may, else in /tmp; the name follows from the data folder.
-fn short_folder(data_dir: &Path) -> PathBuf {
-    let hash = Sha256::digest(data_dir.as_os_str().as_bytes());
+/// In /run where we may, else in /tmp; the name follows from the long one.
+fn short_folder(long: &Path) -> PathBuf {
+    let hash = Sha256::digest(long.as_os_str().as_bytes());
     let base = if rustix::process::geteuid().is_root() { "/run" } else { "/tmp" };
     Path::new(base).join(format!("stillframe-{}", hex::encode(&hash[..8])))
 }

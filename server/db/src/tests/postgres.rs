@@ -56,7 +56,7 @@ async fn it_starts_stops_and_keeps_what_was_written() {
     assert!(matches!(other, Err(Error::WrongKey)));
     let listening: String = sqlx::query_scalar("show listen_addresses").fetch_one(&db.pool).await.unwrap();
     assert_eq!(listening, "");
-    let mode = std::fs::metadata(folder.path().join("postgres")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(folder.path().join("postgres/cluster")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0);
     postgres.stop().await.unwrap();
 }
@@ -94,7 +94,7 @@ async fn dropping_it_stops_it() {
 async fn a_pid_file_of_something_else_does_not_stop_the_start() {
     let (folder, options) = data_dir();
     PrivatePostgres::start(&options).await.unwrap().stop().await.unwrap();
-    let file = folder.path().join("postgres/postmaster.pid");
+    let file = folder.path().join("postgres/cluster/postmaster.pid");
     std::fs::write(&file, format!("{}\n", std::process::id())).unwrap();
     PrivatePostgres::start(&options).await.unwrap().stop().await.unwrap();
 }
@@ -102,8 +102,8 @@ async fn a_pid_file_of_something_else_does_not_stop_the_start() {
 #[tokio::test]
 async fn a_cluster_of_another_version_is_told() {
     let (folder, options) = data_dir();
-    std::fs::create_dir(folder.path().join("postgres")).unwrap();
-    std::fs::write(folder.path().join("postgres/PG_VERSION"), "9\n").unwrap();
+    std::fs::create_dir_all(folder.path().join("postgres/cluster")).unwrap();
+    std::fs::write(folder.path().join("postgres/cluster/PG_VERSION"), "9\n").unwrap();
     let error = PrivatePostgres::start(&options).await.unwrap_err();
     assert!(matches!(&error, PostgresError::OtherVersion { cluster, .. } if cluster == "9"), "{error}");
 }

@@ -239,3 +239,21 @@ async fn a_job_of_its_own_is_queued_and_told() {
     let leased = db.lease_job("w", &[JobKind::Verify], LIMITS).await.unwrap().unwrap();
     assert_eq!((leased.job_id, leased.repository_id, leased.run_id), (job_id, Some(repository_id), None));
 }
+
+#[tokio::test]
+async fn old_housekeeping_is_forgotten_and_runs_are_not() {
+    let db = database().await;
+    let (_, backup) = one_running_job(&db).await;
+    db.finish(backup.lease(), Outcome::Succeeded(json!({}))).await.unwrap();
+    let device_id = backup.device_id.unwrap();
+    let old = db.enqueue_housekeeping(JobKind::Inventory, device_id).await.unwrap().unwrap();
+    let job = db.lease_job("w", &[JobKind::Inventory], LIMITS).await.unwrap().unwrap();
+    db.finish(job.lease(), Outcome::Succeeded(json!({}))).await.unwrap();
+    db.enqueue_housekeeping(JobKind::Inventory, device_id).await.unwrap().unwrap();
+    assert!(db.job(old).await.is_ok(), "it is young");
+    db.execute("update job set finished_at = now() - interval '8 days' where finished_at is not null").await;
+    db.execute("update job set state = 'cancelled' where state = 'queued'").await;
+    db.enqueue_housekeeping(JobKind::Inventory, device_id).await.unwrap().unwrap();
+    assert!(matches!(db.job(old).await, Err(Error::NotFound { .. })));
+    assert!(db.job(backup.job_id).await.is_ok());
+}
