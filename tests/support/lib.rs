@@ -6,5 +6,5 @@ mod programs;
 mod server;
 
 pub use client::Client;
-pub use programs::{build_folder, python, repository_root, stillframe};
+pub use programs::{build_folder, python, repository_root, stillframe, vcsim};
 pub use server::{Options, Server};

@@ -31,3 +31,10 @@ pub fn python() -> PathBuf {
     assert!(path.exists(), "{} is missing: run `scripts/install.sh test` first", path.display());
     path
 }
+
+/// The built vcsim peer.
+pub fn vcsim() -> PathBuf {
+    let found = build_folder().join("peers/vcsim");
+    assert!(found.is_file(), "{} is missing: run scripts/build-vcsim.sh, or `make test`", found.display());
+    found
+}

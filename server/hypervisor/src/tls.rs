@@ -24,6 +24,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 /// Longest subject or issuer that is kept, in characters.
 const MAX_NAME_CHARS: usize = 300;
+/// Errors within errors that are looked through.
+const MAX_CAUSES: usize = 16;
 
 /// The one certificate a connection accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,7 @@ pub async fn probe_certificate(host: &str, port: u16, budget: Duration) -> Resul
     let seen = verifier.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (shaken, seen) {
         (Ok(Ok(_)), Some(certificate)) => Ok(describe(&certificate)),
-        (Ok(Err(source)), _) => Err(from_handshake(host, port, &source.to_string(), Some(source.into()))),
+        (Ok(Err(error)), _) => Err(from_handshake(host, port, error)),
         (Err(_), _) => Err(fail(ErrorKind::Timeout, "the TLS handshake did not end in time".into(), "", None)),
         (Ok(Ok(_)), None) => Err(fail(ErrorKind::Tls, "the host showed no certificate".into(), "", None)),
     }
@@ -125,26 +127,28 @@ impl reqwest::dns::Resolve for GuardedResolver {
 
 /// Sorts a failed connection by what lies underneath: another certificate, no common suite, no connection.
 pub(crate) fn from_connect(host: &str, port: u16, error: reqwest::Error) -> HostError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-    while let Some(current) = cause {
-        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = current.downcast_ref::<rustls::Error>().or_else(|| inner?.downcast_ref::<rustls::Error>());
-        if let Some(tls) = tls {
-            let (tls, text) = (tls.clone(), tls.to_string());
-            return from_tls(host, port, &tls, &text, Some(error.into()));
-        }
-        cause = current.source().or_else(|| inner.and_then(|inner| inner.source()));
+    if let Some(tls) = tls_cause(&error, MAX_CAUSES) {
+        let (tls, text) = (tls.clone(), tls.to_string());
+        return from_tls(host, port, &tls, &text, Some(error.into()));
     }
     let reason = if error.is_timeout() { "no answer in time" } else { "no connection" };
     let hint = "Check address and port, and that a firewall lets this server reach it.";
     tls_error(host, port, ErrorKind::Unreachable, reason.into(), hint, Some(error.into()))
 }
 
-fn from_handshake(host: &str, port: u16, text: &str, source: Option<Box<dyn Error + Send + Sync>>) -> HostError {
-    let inner = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()).and_then(io::Error::get_ref);
-    match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned() {
-        Some(tls) => from_tls(host, port, &tls, text, source),
-        None => tls_error(host, port, ErrorKind::Tls, format!("the TLS handshake failed: {text}"), OLD_HOST, source),
+/// The TLS error among the causes. An I/O error hides what it wraps from `source`, so its inside is looked at as well.
+fn tls_cause<'a>(error: &'a (dyn Error + 'static), depth: usize) -> Option<&'a rustls::Error> {
+    let depth = depth.checked_sub(1)?;
+    let wrapped = || error.downcast_ref::<io::Error>()?.get_ref().and_then(|inner| tls_cause(inner, depth));
+    let deeper = || error.source().and_then(|source| tls_cause(source, depth));
+    error.downcast_ref().or_else(wrapped).or_else(deeper)
+}
+
+fn from_handshake(host: &str, port: u16, error: io::Error) -> HostError {
+    let text = error.to_string();
+    match tls_cause(&error, MAX_CAUSES).cloned() {
+        Some(tls) => from_tls(host, port, &tls, &text, Some(error.into())),
+        None => tls_error(host, port, ErrorKind::Tls, format!("the TLS handshake failed: {text}"), OLD_HOST, None),
     }
 }
 

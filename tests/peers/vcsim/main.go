@@ -6,12 +6,18 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 )
@@ -36,7 +42,12 @@ func main() {
 	}
 	defer model.Remove() // the datastores are temporary folders
 
-	model.Service.TLS = new(tls.Config)
+	certificate, err := selfSigned()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vcsim: cannot make a certificate:", err)
+		os.Exit(1)
+	}
+	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(user, password)}
 	server := model.Service.NewServer()
 	defer server.Close()
@@ -45,4 +56,20 @@ func main() {
 	address.User = nil
 	fmt.Println("VCSIM", address.String(), user, password)
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// selfSigned is as hosts have it: RSA with 2048 bits. The library's own has 1024, which TLS libraries refuse by now.
+func selfSigned() (tls.Certificate, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: "localhost.localdomain", Organization: []string{"vcsim"}},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(365 * 24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
