@@ -214,8 +214,8 @@ impl Database {
         .await?)
     }
 
-    /// How many incrementals of the machine were made in a repository since its last full, also ones that are gone by
-    /// retention meanwhile are not counted.
+    /// How many incrementals of the machine lie in a repository since its last full. Ones that retention removed
+    /// meanwhile are not counted.
     pub async fn incrementals_since_full(&self, vm_id: VmId, repository_id: RepositoryId) -> Result<u32> {
         let count: i64 = sqlx::query_scalar(
             "select count(*) from restore_point where vm_id = $1 and repository_id = $2 and kind = 'incremental'

@@ -56,7 +56,7 @@ impl std::fmt::Debug for CredentialKey {
 impl CredentialKey {
     /// The key of a data folder; made on first use, readable by the server's account only.
     ///
-    /// `fresh_database` is not known yet here: a key made anew beside an old database is noticed by its fingerprint.
+    /// Whether the database is new is not known here: a key made anew beside an old one is noticed by its fingerprint.
     pub fn load_or_create(data_dir: &Path) -> Result<Self> {
         let folder = data_dir.join("secrets");
         let path = folder.join("credential.key");

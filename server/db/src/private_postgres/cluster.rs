@@ -23,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Small when idle, and enough for twenty connections of ours and a person with psql.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "listen_addresses=",
     "unix_socket_permissions=0700",
     "max_connections=60",
@@ -31,6 +31,7 @@ const SETTINGS: [&str; 10] = [
     "max_wal_size=256MB",
     "wal_level=minimal",
     "max_wal_senders=0",
+    "max_logical_replication_workers=0",
     "max_parallel_workers_per_gather=0",
     "jit=off",
     "cluster_name=stillframe",
