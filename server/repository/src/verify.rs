@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::BackendErrorKind;
+use crate::backend::{BackendErrorKind, ObjectInfo};
 use crate::core::{Core, decode_chunk};
 use crate::error::{Error, Result};
 use crate::format::config::Config;
@@ -203,17 +203,9 @@ impl<'a> Verifier<'a> {
         }
         let core = self.core;
         let listed = core.backend.list(names::PACKS).await?;
-        let mut footers = stream::iter(&listed)
-            .map(|object| async move {
-                let outcome = match names::parse_pack(&object.name) {
-                    Some(id) => read_footer(core, &id, object.size).await.map(drop),
-                    None => Err(Error::damaged(&object.name, "its name is not that of a pack")),
-                };
-                (&object.name, outcome)
-            })
-            .buffered(READS_AT_ONCE);
+        let mut footers = stream::iter(listed).map(|object| check_footer(core, object)).buffered(READS_AT_ONCE);
         while let Some((name, outcome)) = footers.next().await {
-            self.note(name, outcome)?;
+            self.note(&name, outcome)?;
         }
         Ok(())
     }
@@ -395,6 +387,14 @@ impl<'a> Verifier<'a> {
         }
         Ok(found)
     }
+}
+
+async fn check_footer(core: &Core, object: ObjectInfo) -> (String, Result<()>) {
+    let outcome = match names::parse_pack(&object.name) {
+        Some(id) => read_footer(core, &id, object.size).await.map(drop),
+        None => Err(Error::damaged(&object.name, "its name is not that of a pack")),
+    };
+    (object.name, outcome)
 }
 
 fn children(bytes: &Bytes, size_bytes: u64, level: u32, index: u64) -> Option<Vec<Node>> {

@@ -7,4 +7,5 @@ mod folder;
 mod keys;
 mod oracle;
 mod support;
+mod tasks;
 mod writers;
