@@ -54,6 +54,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     undo_own(ctx, &what, host.as_ref(), &row).await?;
     let machine = find(ctx, &what, host.as_ref(), &row).await?;
     refuse_blockers(&what, &machine)?;
+    refuse_foreign_snapshot(&what, host.as_ref(), &machine.reference).await?;
     if machine.config.name != row.name {
         ctx.info(&format!("The machine is called “{}” now, before “{}”.", machine.config.name, row.name)).await;
     }
@@ -132,6 +133,20 @@ fn refuse_blockers(what: &str, machine: &MachineInfo) -> Result<(), JobError> {
         Some(finding) => {
             Err(JobError::fail(&format!("vm.{}", finding.code), what, finding.message.as_str(), finding.hint.as_str()))
         }
+        None => Ok(()),
+    }
+}
+
+/// A snapshot with our prefix that our journal could not explain away belongs to another installation, perhaps at work.
+async fn refuse_foreign_snapshot(what: &str, host: &dyn Hypervisor, machine: &MachineRef) -> Result<(), JobError> {
+    let own = host.list_own_snapshots(machine).await.map_err(|error| errors::host(what, &error))?;
+    match own.first() {
+        Some(snapshot) => Err(JobError::retry(
+            "vm.foreign_snapshot",
+            what,
+            format!("The machine has the snapshot {} of another Stillframe server.", snapshot.name),
+            "Let one server back up the machine. If that server is gone, remove the snapshot in the host's console.",
+        )),
         None => Ok(()),
     }
 }

@@ -139,7 +139,6 @@ fn made_text(snapshot: &Snapshot, time: std::time::Duration) -> String {
         Consistency::Crash => "guest not quiesced",
         Consistency::Offline => "the machine is off",
     };
-    let reasons =
-        if snapshot.warnings.is_empty() { ".".to_owned() } else { format!(": {}", snapshot.warnings.join(" ")) };
-    format!("Snapshot made in {}, {state}{reasons}", words::duration(time))
+    let reasons: String = snapshot.warnings.iter().map(|reason| format!(" {reason}.")).collect();
+    format!("Snapshot made in {}, {state}.{reasons}", words::duration(time))
 }

@@ -11,6 +11,7 @@ use crate::{backup, errors, inventory, reconcile, restore, verify, words};
 use db::{Event, Job, JobId, LeaseLimits, Outcome};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -141,13 +142,14 @@ impl Pool {
     }
 }
 
-async fn handle(ctx: &JobContext) -> Result<Outcome, JobError> {
+/// Boxed: the compiler proves each job `Send` by itself, not all of them at once within the pool's task.
+fn handle(ctx: &JobContext) -> BoxFuture<'_, Result<Outcome, JobError>> {
     match ctx.job.kind {
-        JobKind::Backup => backup::run(ctx).await,
-        JobKind::Restore => restore::run(ctx).await,
-        JobKind::Inventory => inventory::run(ctx).await,
-        JobKind::Reconcile => reconcile::run(ctx).await,
-        JobKind::Verify => verify::run(ctx).await,
+        JobKind::Backup => backup::run(ctx).boxed(),
+        JobKind::Restore => restore::run(ctx).boxed(),
+        JobKind::Inventory => inventory::run(ctx).boxed(),
+        JobKind::Reconcile => reconcile::run(ctx).boxed(),
+        JobKind::Verify => verify::run(ctx).boxed(),
     }
 }
 

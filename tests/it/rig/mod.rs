@@ -1,0 +1,254 @@
+//! A server without its console: real Postgres, real workers, simulated hosts, a repository in a folder.
+//!
+//! Owns: building the parts, and waiting for what they do. Must never: sleep; it waits for events, with a deadline.
+
+mod faulty_folder;
+mod hosts;
+
+pub use faulty_folder::FaultyFolder;
+pub use hosts::{Simulated, disk, frozen, machine, same_bytes};
+
+use db::testing::TestDatabase;
+use db::{Database, DeviceId, Job, Method, NewDevice, Point, RepositoryId, RunId, Start, TaskId, TaskInput, VmId};
+use domain::SystemClock;
+use domain::job::JobState;
+use domain::machine::Quiesce;
+use domain::retention::Retention;
+use domain::schedule::Schedule;
+use engine::{Engine, EngineConfig, Folders, Locations, RestoreOrder, Workers};
+use hosts::QuickConnector;
+use secrecy::SecretString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Nothing in a test takes longer.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Events can be lost while a connection comes back; nothing waits for one alone.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// The server.
+pub struct Rig {
+    pub folder: TempDir,
+    pub db: TestDatabase,
+    pub engine: Engine,
+    pub workers: Option<Workers>,
+    events: db::Events,
+}
+
+/// A task to make.
+pub struct TaskSpec<'a> {
+    pub name: &'a str,
+    pub machines: &'a [VmId],
+    pub method: Method,
+    pub full_every: u32,
+    pub keep: u32,
+}
+
+impl Default for TaskSpec<'_> {
+    fn default() -> Self {
+        Self { name: "nightly", machines: &[], method: Method::Incremental, full_every: 0, keep: 100 }
+    }
+}
+
+/// Times of a test: retries at once, a dead worker is noticed in seconds.
+pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
+    EngineConfig {
+        poll_every: Duration::from_millis(500),
+        heartbeat_every: Duration::from_millis(500),
+        heartbeat_deadline: Duration::from_secs(20),
+        reap_every: Duration::from_millis(500),
+        schedule_every: Duration::from_millis(500),
+        inventory_every: Duration::from_secs(3600),
+        reconcile_every: Duration::from_secs(3600),
+        retry_pauses: vec![Duration::from_millis(50)],
+        settle_pause: Duration::from_millis(50),
+        cancel_grace: Duration::from_millis(500),
+        snapshot_settle: Duration::ZERO,
+        stop_grace: Duration::from_secs(10),
+        ..EngineConfig::new(data_dir, worker)
+    }
+}
+
+impl Rig {
+    /// With workers at work.
+    pub async fn start() -> Self {
+        Self::with_locations(Arc::new(Folders)).await
+    }
+
+    /// With storage of the test's choice.
+    pub async fn with_locations(locations: Arc<dyn Locations>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = db::testing::database().await;
+        let engine = engine(db.database.clone(), &folder.path().join("data"), "one", locations);
+        let events = db.events().await.expect("events");
+        let workers = Some(Workers::start(&engine).await.expect("workers"));
+        Self { folder, db, engine, workers, events }
+    }
+
+    /// A second server on the same database.
+    pub async fn second(&self, worker: &str) -> (Engine, Workers) {
+        let engine = engine(self.db.second().await, &self.folder.path().join("data2"), worker, Arc::new(Folders));
+        let workers = Workers::start(&engine).await.expect("workers");
+        (engine, workers)
+    }
+
+    /// Ends the workers as a clean stop of the server does.
+    pub async fn stop(&mut self) {
+        if let Some(workers) = self.workers.take() {
+            workers.stop().await;
+        }
+    }
+
+    /// Starts them again.
+    pub async fn start_workers(&mut self) {
+        self.workers = Some(Workers::start(&self.engine).await.expect("workers"));
+    }
+
+    /// Adds the host as a device and waits for its inventory.
+    pub async fn device(&self, host: &Simulated) -> DeviceId {
+        let access = host.access();
+        let sha256 = self.engine.probe_certificate(&access.host, access.port).await.expect("a certificate");
+        assert_eq!(sha256, access.certificate_sha256);
+        let preflight = self.engine.preflight(&access).await.expect("a host");
+        let device = NewDevice {
+            name: host.name.clone(),
+            host: access.host,
+            port: access.port,
+            account: access.account,
+            password: access.password,
+            certificate_sha256: sha256,
+            simulated: true,
+            preflight,
+        };
+        let device_id = self.db.insert_device(&device).await.expect("a device");
+        self.sync(device_id).await;
+        device_id
+    }
+
+    /// Reads the inventory anew.
+    pub async fn sync(&self, device_id: DeviceId) -> Job {
+        let job_id = self.engine.sync_device(device_id).await.expect("queued").expect("not queued already");
+        self.wait("the inventory", async || {
+            let job = self.db.job(job_id).await.expect("a job");
+            job.state.is_final().then_some(job)
+        })
+        .await
+    }
+
+    /// The machine of that name.
+    pub async fn vm(&self, device_id: DeviceId, name: &str) -> VmId {
+        let machines = self.db.machines_of_device(device_id).await.expect("machines");
+        machines.iter().find(|machine| machine.name == name).expect("the machine").vm_id
+    }
+
+    /// A repository in a new folder.
+    pub async fn location(&self) -> RepositoryId {
+        let path = self.repository_path();
+        let made = self.engine.create_location("cellar", path.to_str().expect("UTF-8"), PASSPHRASE.into()).await;
+        made.expect("a repository").repository_id
+    }
+
+    pub fn repository_path(&self) -> PathBuf {
+        self.folder.path().canonicalize().expect("a folder").join("repository")
+    }
+
+    /// The repository, read past the engine.
+    pub async fn repository(&self) -> repository::Repository {
+        let backend = repository::FolderBackend::open(self.repository_path()).expect("a folder");
+        let passphrase = SecretString::from(PASSPHRASE);
+        repository::Repository::open(Arc::new(backend), &passphrase).await.expect("a repository")
+    }
+
+    pub async fn task(&self, repository_id: RepositoryId, spec: TaskSpec<'_>) -> TaskId {
+        let input = TaskInput {
+            name: spec.name.to_owned(),
+            repository_id,
+            schedule: Schedule::Manual,
+            retention: Retention::KeepLast { count: spec.keep },
+            method: spec.method,
+            full_every: spec.full_every,
+            quiesce: Quiesce::Prefer,
+            machines: spec.machines.to_vec(),
+        };
+        self.db.create_task(&input).await.expect("a task")
+    }
+
+    /// Starts a run and waits for its end.
+    pub async fn run(&self, task_id: TaskId) -> Vec<Job> {
+        let run_id = self.start_run(task_id).await;
+        self.finished(run_id).await
+    }
+
+    pub async fn start_run(&self, task_id: TaskId) -> RunId {
+        match self.db.start_run(task_id, "tester", None).await.expect("a run") {
+            Start::Started { run_id, .. } => run_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs the task for one machine and expects this end.
+    pub async fn run_one(&self, task_id: TaskId, expected: JobState) -> Job {
+        let jobs = self.run(task_id).await;
+        assert_eq!(jobs.len(), 1);
+        let job = jobs.into_iter().next().expect("one");
+        assert_eq!(job.state, expected, "{:?}\n{}", job.error, self.log(&job).await);
+        job
+    }
+
+    pub async fn finished(&self, run_id: RunId) -> Vec<Job> {
+        self.wait("the run", async || {
+            let run = self.db.run(run_id).await.expect("a run");
+            run.state.is_final().then_some(())
+        })
+        .await;
+        self.db.jobs_of_run(run_id).await.expect("jobs")
+    }
+
+    pub async fn restore(&self, order: &RestoreOrder, expected: JobState) -> Job {
+        let run_id = self.engine.start_restore(order, "tester").await.expect("a restore");
+        let job = self.finished(run_id).await.into_iter().next().expect("a job");
+        assert_eq!(job.state, expected, "{:?}\n{}", job.error, self.log(&job).await);
+        job
+    }
+
+    /// Newest first.
+    pub async fn points(&self, vm_id: VmId) -> Vec<Point> {
+        self.db.points_of_machine(vm_id).await.expect("points")
+    }
+
+    pub async fn log(&self, job: &Job) -> String {
+        let lines = self.db.job_log(job.job_id, 0, 1000).await.expect("a log");
+        lines.iter().map(|line| format!("{} {}\n", line.level.as_str(), line.message)).collect()
+    }
+
+    /// Waits until nothing is journalled as open on the device and no job is left to run.
+    pub async fn settled(&self, device_id: DeviceId) {
+        self.wait("the journal to be empty", async || {
+            let open = self.db.open_changes(device_id).await.expect("changes");
+            open.is_empty().then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `look` finds something.
+    pub async fn wait<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        let mut events = self.events.subscribe();
+        let found = tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Some(found) = look().await {
+                    return found;
+                }
+                let _ = tokio::time::timeout(LOOK_AGAIN, events.recv()).await;
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("{what} did not happen in time"))
+    }
+}
+
+fn engine(db: Database, data_dir: &std::path::Path, worker: &str, locations: Arc<dyn Locations>) -> Engine {
+    let config = quick(data_dir.to_owned(), worker);
+    Engine::with_parts(db, config, Arc::new(SystemClock), Arc::new(QuickConnector), locations)
+}
