@@ -214,16 +214,41 @@ fn references(value: Option<&Value>) -> Vec<MoRef> {
 
 /// The value at a property path; `None` when unset.
 pub(crate) fn value_at(host: &Host, object: &MoRef, path: &str) -> Result<Option<Value>, SoapFault> {
-    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
-    let (name, key) = first.split_once('[').map_or((first, None), |(name, key)| (name, Some(key)));
-    let Some(mut value) = inventory::property(host, object, name)? else { return Ok(None) };
-    if let Some(key) = key {
-        match value.element(key.trim_end_matches(']').trim_matches('"')) {
-            Some(element) => value = element,
-            None => return Ok(None),
+    Properties::of(host, object).at(path)
+}
+
+/// Properties of one object, each looked up once, so that the parts of one answer fit together.
+struct Properties<'a> {
+    host: &'a Host,
+    object: &'a MoRef,
+    known: BTreeMap<String, Option<Value>>,
+}
+
+impl<'a> Properties<'a> {
+    fn of(host: &'a Host, object: &'a MoRef) -> Self {
+        let mut known = BTreeMap::new();
+        if object.kind == "HttpNfcLease" {
+            // State and info change together.
+            let all = super::lease::properties(host, &object.id);
+            known.extend(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
         }
+        Self { host, object, known }
     }
-    Ok(if rest.is_empty() { Some(value) } else { value.follow(rest) })
+
+    fn at(&mut self, path: &str) -> Result<Option<Value>, SoapFault> {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let (name, key) = first.split_once('[').map_or((first, None), |(name, key)| (name, Some(key)));
+        if !self.known.contains_key(name) {
+            let value = inventory::property(self.host, self.object, name)?;
+            self.known.insert(name.to_owned(), value);
+        }
+        let Some(value) = self.known.get(name).and_then(Option::as_ref) else { return Ok(None) };
+        let element = match key {
+            Some(key) => value.element(key.trim_end_matches(']').trim_matches('"')),
+            None => Some(value.clone()),
+        };
+        Ok(element.and_then(|value| if rest.is_empty() { Some(value) } else { value.follow(rest) }))
+    }
 }
 
 fn paths_for(spec: &FilterSpec, kind: &str) -> Option<Vec<String>> {
@@ -247,8 +272,9 @@ fn paths_for(spec: &FilterSpec, kind: &str) -> Option<Vec<String>> {
 /// The wanted values of one object; `None` when it is gone by now.
 fn values(host: &Host, object: &MoRef, paths: &[String]) -> Option<Vec<(String, Value)>> {
     let mut found = Vec::new();
+    let mut properties = Properties::of(host, object);
     for path in paths {
-        match value_at(host, object, path) {
+        match properties.at(path) {
             Ok(Some(value)) => found.push((path.clone(), value)),
             Ok(None) => {}
             Err(_) => return None,

@@ -99,7 +99,10 @@ pub(crate) fn property(host: &Host, object: &MoRef, name: &str) -> Result<Option
     }
     let value = match object.kind.as_str() {
         "Task" => (name == "info").then(|| host.tasks.info(&object.id)).flatten().map(Value::Object),
-        "HttpNfcLease" => super::lease::property(host, &object.id, name),
+        "HttpNfcLease" => {
+            let all = super::lease::properties(host, &object.id);
+            all.into_iter().find(|(known, _)| *known == name).and_then(|(_, value)| value)
+        }
         "ContainerView" => collector::view_property(host, object, name),
         "ServiceInstance" => service_instance(host, name),
         "SessionManager" => (name == "defaultLocale").then(|| "en".into()),

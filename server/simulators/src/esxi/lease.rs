@@ -108,7 +108,7 @@ pub(crate) fn export(
         outcome = Some(SoapFault::system("the lease could not be initialized"));
     }
     machine.leased = true;
-    let entity = snapshot.map_or_else(|| machine.moref(), |number| machine.snapshot_ref(number));
+    let entity = machine.moref();
     drop(machine);
     Ok(host.leases.add(Lease::new(false, shared, entity, disks, guard, outcome)))
 }
@@ -272,31 +272,29 @@ impl Leases {
     }
 }
 
-/// A property of a lease.
-pub(crate) fn property(host: &Host, id: &str, name: &str) -> Option<Value> {
+/// The properties of a lease, all of one instant; none when it is gone.
+pub(crate) fn properties(host: &Host, id: &str) -> Vec<(&'static str, Option<Value>)> {
     let mut all = host.leases.0.lock();
-    let lease = all.get_mut(id)?;
+    let Some(lease) = all.get_mut(id) else { return Vec::new() };
     lease.tick(host);
-    match name {
-        "initializeProgress" => Some(Value::Int(if lease.state == State::Initializing { 0 } else { 100 })),
-        "transferProgress" => Some(Value::Int(0)),
-        "mode" => Some("pushOrGet".into()),
-        "state" => Some(Value::enumeration(
-            "HttpNfcLeaseState",
-            match lease.state {
-                State::Initializing => "initializing",
-                State::Ready => "ready",
-                State::Done => "done",
-                State::Error(_) => "error",
-            },
-        )),
-        "error" => match &lease.state {
-            State::Error(fault) => Some(fault.localized().into()),
-            _ => None,
-        },
-        "info" => (lease.state == State::Ready).then(|| info(host, id, lease).into()),
+    let state = match lease.state {
+        State::Initializing => "initializing",
+        State::Ready => "ready",
+        State::Done => "done",
+        State::Error(_) => "error",
+    };
+    let error = match &lease.state {
+        State::Error(fault) => Some(fault.localized().into()),
         _ => None,
-    }
+    };
+    vec![
+        ("initializeProgress", Some(Value::Int(if lease.state == State::Initializing { 0 } else { 100 }))),
+        ("transferProgress", Some(Value::Int(0))),
+        ("mode", Some("pushOrGet".into())),
+        ("state", Some(Value::enumeration("HttpNfcLeaseState", state))),
+        ("error", error),
+        ("info", (lease.state == State::Ready).then(|| info(host, id, lease).into())),
+    ]
 }
 
 fn info(host: &Host, id: &str, lease: &Lease) -> Object {

@@ -117,8 +117,13 @@ async fn upload(host: &Arc<Host>, disk: LeaseDisk, body: Incoming) -> Response<A
         // A second upload of the same disk replaces the first.
         target.set_len(0)?;
         target.set_len(disk.capacity)?;
-        let buffered = BufReader::with_capacity(CHUNK_BYTES, reader);
-        stream_vmdk::read(buffered, disk.capacity, |offset, bytes| target.write_all_at(bytes, offset))
+        let mut buffered = BufReader::with_capacity(CHUNK_BYTES, reader);
+        let taken = stream_vmdk::read(&mut buffered, disk.capacity, |offset, bytes| target.write_all_at(bytes, offset));
+        if taken.is_err() {
+            // A client that still sends would never read why.
+            io::copy(&mut buffered, &mut io::sink())?;
+        }
+        taken
     });
     match stored.await {
         Ok(Ok(())) => answer::text(StatusCode::CREATED, ""),
