@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use simulators::esxi::{
-    DiskContent, DiskSpec, GuestWrites, HostConfig, MachineSpec, Power, SimulatedHost,
-};
+use simulators::esxi::{DiskContent, DiskSpec, GuestWrites, HostConfig, MachineSpec, Power, SimulatedHost};
 
 const MIB: u64 = 1 << 20;
 

@@ -27,9 +27,9 @@ pub fn demo_config(state_dir: impl Into<PathBuf>, name: &str) -> HostConfig {
     };
     HostConfig {
         machines: vec![
-            machine("web-01", "debian12_64Guest", &[(256, 48)], 64 << 10, 1),
-            machine("db-01", "ubuntu64Guest", &[(128, 24), (512, 64)], 256 << 10, 2),
-            machine("files-01", "windows2019srv_64Guest", &[(384, 56)], 32 << 10, 3),
+            machine("web-01", "debian12_64Guest", &[(256, 28)], 64 << 10, 1),
+            machine("db-01", "ubuntu64Guest", &[(128, 12), (512, 36)], 256 << 10, 2),
+            machine("files-01", "windows2019srv_64Guest", &[(384, 24)], 32 << 10, 3),
         ],
         ..HostConfig::new(name, state_dir)
     }

@@ -176,7 +176,12 @@ impl Host {
         machine.dir = self.machine_dir(&machine.datastore, &machine.folder)?;
         let dir = machine.dir.clone();
         for disk in &mut machine.disks {
-            disk.open(&dir)?;
+            for (old, new) in disk.open(&dir)? {
+                let frozen = machine.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.disks);
+                frozen
+                    .filter(|frozen| frozen.key == disk.key && frozen.link == old)
+                    .for_each(|frozen| frozen.link = new);
+            }
         }
         Ok(machine)
     }

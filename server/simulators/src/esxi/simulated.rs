@@ -24,7 +24,7 @@ use crate::SimulatorError;
 /// How often guests write, leases are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a start waits for an earlier host on the same folder to let go.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// A running simulated host. Dropping it stops it; what it holds on disk stays.
 pub struct SimulatedHost {

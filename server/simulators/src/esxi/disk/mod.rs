@@ -124,9 +124,10 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Opens the files of a disk that was loaded from the saved state.
-    pub fn open(&mut self, dir: &Path) -> Result<(), SimulatorError> {
+    /// Opens the files of a disk that was loaded from the saved state. Answers links that were replaced by others since (old, new).
+    pub fn open(&mut self, dir: &Path) -> Result<Vec<(u32, u32)>, SimulatorError> {
         dir.clone_into(&mut self.dir);
+        let renamed = self.forget_merged();
         for (&id, link) in &self.links {
             let path = self.data_path(id);
             let file =
@@ -139,7 +140,28 @@ impl Disk {
             self.files.insert(id, file);
         }
         self.tracking.open(self.dir.join(format!("{}-ctk.vmdk", self.stem)));
-        Ok(())
+        Ok(renamed)
+    }
+
+    /// Takes deltas out of the chain whose files are gone: they were merged just before a crash, and the saved state is older.
+    /// Answers which link took the place of which.
+    fn forget_merged(&mut self) -> Vec<(u32, u32)> {
+        let mut renamed = Vec::new();
+        let missing = |disk: &Self| {
+            let mut deltas = disk.links.iter().filter_map(|(&id, link)| Some((id, link.parent?)));
+            deltas.find(|&(id, _)| !disk.data_path(id).exists())
+        };
+        while let Some((id, parent)) = missing(self) {
+            self.links.remove(&id);
+            for link in self.links.values_mut().filter(|link| link.parent == Some(id)) {
+                link.parent = Some(parent);
+            }
+            if self.top == id {
+                self.top = parent;
+            }
+            renamed.push((id, parent));
+        }
+        renamed
     }
 
     /// The descriptor's file name, e.g. `web-01-000001.vmdk`.
@@ -255,6 +277,8 @@ impl Disk {
         };
         self.links.insert(id, link);
         let path = self.data_path(id);
+        // A crash between making a delta and saving the state leaves a file that belongs to nobody.
+        let _ = fs::remove_file(&path);
         let delta = Cowd::create(&path, self.capacity / SECTOR).map_err(SimulatorError::file("create", &path))?;
         self.files.insert(id, LinkFile::Delta(delta));
         self.write_descriptor(id)?;
@@ -332,7 +356,12 @@ impl Disk {
     fn remove_link(&mut self, link: u32) -> Result<(), SimulatorError> {
         self.files.remove(&link);
         for path in [self.data_path(link), self.dir.join(self.descriptor_name(link))] {
-            fs::remove_file(&path).map_err(SimulatorError::file("remove", &path))?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SimulatorError::file("remove", &path)(error));
+                }
+                _ => {}
+            }
         }
         self.links.remove(&link);
         Ok(())

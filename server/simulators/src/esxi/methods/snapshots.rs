@@ -127,9 +127,13 @@ fn forget_and_merge(
     change(&mut machine);
     // Removing a snapshot stuns the machine.
     machine.stun()?;
+    machine.consolidation_needed = true;
+    // Saved before anything is merged: a crash in between leaves a machine that needs consolidation, as on a real host.
+    host.save(&machine)?;
     if left {
-        machine.consolidation_needed = true;
-    } else if let Err(fault) = machine.consolidate(&host.locks) {
+        return Ok(None);
+    }
+    if let Err(fault) = machine.consolidate(&host.locks) {
         tracing::debug!(machine = machine.name, fault = fault.message, "consolidation is needed");
         if fault.kind() != "FileLocked" {
             host.save(&machine)?;
