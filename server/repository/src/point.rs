@@ -55,7 +55,7 @@ pub struct PointMetadata {
     pub warnings: Vec<String>,
     /// Name of the backup task.
     pub task: Option<String>,
-    /// The machine's point before this one, whose manifest hash is recorded. Must exist.
+    /// The machine's point before this one, whose manifest hash is recorded if it is still there.
     pub predecessor: Option<PointId>,
 }
 

@@ -23,9 +23,9 @@ use crate::pool::settle;
 use crate::repository::Repository;
 
 /// Content decoded at a time; windows are sorted by place in the packs.
-const WINDOW_BYTES: u64 = 8 << 20;
+const WINDOW_BYTES: u64 = 4 << 20;
 /// Windows in the making at the same time.
-const WINDOWS_AHEAD: usize = 3;
+const WINDOWS_AHEAD: usize = 4;
 /// Reads of packs at the same time within a window.
 const READS_AT_ONCE: usize = 8;
 /// Neighbours in a pack this close are read in one go.
@@ -320,7 +320,7 @@ impl DiskImage {
     }
 
     /// The data in `range`: pieces in ascending order of their offset, zeros left out, every byte checked. Decodes ahead
-    /// on all threads; holds at most about 64 MiB.
+    /// on all threads; holds some tens of MiB.
     pub fn stream(&self, range: Extent) -> BoxStream<'static, Result<(u64, Bytes)>> {
         if let Err(error) = self.check(range) {
             return stream::once(async { Err(error) }).boxed();

@@ -1,5 +1,6 @@
 //! Making and opening a repository, listing and deleting points.
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -22,6 +23,8 @@ use crate::point::{DamagedPoint, Point, PointId, PointList, PointSummary};
 
 /// Most key slots that are tried.
 pub const KEY_SLOTS_MAX: usize = 32;
+/// Manifests read at the same time.
+const MANIFESTS_AT_ONCE: usize = 8;
 
 /// How a repository is made.
 #[derive(Debug, Clone)]
@@ -179,23 +182,27 @@ impl Repository {
     /// All points, oldest first, and the manifests that cannot be read.
     pub async fn points(&self) -> Result<PointList> {
         let mut list = PointList::default();
-        for object in self.core.backend.list(names::POINTS).await? {
-            let Some(id) = names::parse_point(&object.name) else {
-                let reason = "its name is not that of a restore point".to_owned();
-                list.damaged.push(DamagedPoint { object: object.name, id: None, reason });
-                continue;
-            };
-            match self.summary(id).await {
+        let objects = self.core.backend.list(names::POINTS).await?;
+        let mut summaries = stream::iter(objects).map(|object| self.summarise(object.name)).buffered(MANIFESTS_AT_ONCE);
+        while let Some((object, id, summary)) = summaries.next().await {
+            match summary {
                 Ok(summary) => list.points.push(summary),
                 Err(Error::NoSuchPoint(_)) => {} // deleted meanwhile
                 Err(Error::Backend(error)) => return Err(error.into()),
-                Err(error) => {
-                    list.damaged.push(DamagedPoint { object: object.name, id: Some(id), reason: error.to_string() });
-                }
+                Err(error) => list.damaged.push(DamagedPoint { object, id, reason: error.to_string() }),
             }
         }
         list.points.sort_by_key(|point| (point.taken_at, point.id));
         Ok(list)
+    }
+
+    async fn summarise(&self, object: String) -> (String, Option<PointId>, Result<PointSummary>) {
+        let id = names::parse_point(&object);
+        let summary = match id {
+            Some(id) => self.summary(id).await,
+            None => Err(Error::damaged(&object, "its name is not that of a restore point")),
+        };
+        (object, id, summary)
     }
 
     async fn summary(&self, id: PointId) -> Result<PointSummary> {

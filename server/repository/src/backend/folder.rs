@@ -1,15 +1,17 @@
 //! A folder of a file system as backend. An object is a file: written under `tmp/`, synced, renamed without replacing,
-//! its folder synced. What a crash leaves is a file in `tmp/`, which no list shows.
+//! its folder synced. What a crash leaves is a file in `tmp/`, which no list shows and the next writer removes: a file
+//! being written is locked (`flock`), so that one that is not has lost its writer.
 
 use bytes::Bytes;
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::{BackendError, BackendErrorKind, ObjectBackend, ObjectInfo, valid_name};
 
@@ -17,18 +19,23 @@ const TEMPORARY_FOLDER: &str = "tmp";
 /// Parts handed to one `writev`.
 const WRITE_PARTS_MAX: usize = 512;
 
+/// Younger temporary files are left alone.
+const SWEEP_GRACE: Duration = Duration::from_secs(60);
+
 static TEMPORARY_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Objects as files under one folder. Clones share it.
 #[derive(Debug, Clone)]
 pub struct FolderBackend {
     root: Arc<PathBuf>,
+    /// Set when leftovers were looked for.
+    swept: Arc<OnceLock<()>>,
 }
 
 impl FolderBackend {
     /// A folder that is there.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, BackendError> {
-        let backend = Self { root: Arc::new(path.into()) };
+        let backend = Self { root: Arc::new(path.into()), swept: Arc::default() };
         let is_folder = fs::metadata(backend.root.as_path()).and_then(|meta| {
             if meta.is_dir() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotADirectory, "not a folder")) }
         });
@@ -38,7 +45,7 @@ impl FolderBackend {
 
     /// A folder that is made (with its parents) or is there and empty.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, BackendError> {
-        let backend = Self { root: Arc::new(path.into()) };
+        let backend = Self { root: Arc::new(path.into()), swept: Arc::default() };
         fs::create_dir_all(backend.root.as_path()).map_err(|error| backend.error("create", "", error))?;
         let mut entries = fs::read_dir(backend.root.as_path()).map_err(|error| backend.error("open", "", error))?;
         if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found")) {
@@ -94,6 +101,7 @@ impl FolderBackend {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
         self.make_folder(&self.root.join(TEMPORARY_FOLDER))?;
+        self.swept.get_or_init(|| sweep(&self.root.join(TEMPORARY_FOLDER)));
         let parent = target.parent().unwrap_or(&self.root);
         self.make_folder(parent)?;
         let number = TEMPORARY_NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -185,6 +193,8 @@ impl FolderBackend {
 
 fn write_synced(path: &Path, parts: &[Bytes]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    // Where locks are not supported, nobody sweeps either.
+    let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
     for group in parts.chunks(WRITE_PARTS_MAX) {
         let mut slices: Vec<IoSlice<'_>> = group.iter().map(|part| IoSlice::new(part)).collect();
         let mut rest = slices.as_mut_slice();
@@ -199,6 +209,21 @@ fn write_synced(path: &Path, parts: &[Bytes]) -> io::Result<()> {
         }
     }
     file.sync_all()
+}
+
+/// Removes temporary files whose writer is gone. What cannot be looked at stays.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };
+        let old = file.metadata().and_then(|meta| meta.modified()?.elapsed().map_err(io::Error::other));
+        // The grace covers the moment between a writer's creating and locking its file.
+        let left =
+            old.is_ok_and(|age| age > SWEEP_GRACE) && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if left {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Gives the temporary file its name, never replacing another.

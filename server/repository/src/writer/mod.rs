@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::BackendErrorKind;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::manifest::POINT_DISKS_MAX;
 use crate::format::{manifest, map, names};
@@ -123,7 +124,7 @@ impl PointWriter {
         let core = &self.stage.core;
         let predecessor = match metadata.predecessor {
             None => None,
-            Some(point) => Some(Predecessor { point, manifest_hash: core.manifest(point).await?.1 }),
+            Some(point) => predecessor(core, point).await?,
         };
         let disks = std::mem::take(&mut *self.disks.lock());
         let disks: Option<Vec<PointDisk>> = disks.into_values().collect();
@@ -163,6 +164,19 @@ impl PointWriter {
 impl Drop for PointWriter {
     fn drop(&mut self) {
         self.stage.stop(); // work still queued is of no use any more; after a commit there is none
+    }
+}
+
+/// The chain is there to show tampering; that a predecessor was deleted or is damaged must not keep a backup from
+/// completing, and shows by itself.
+async fn predecessor(core: &Core, point: PointId) -> Result<Option<Predecessor>> {
+    match core.manifest(point).await {
+        Ok((_, manifest_hash)) => Ok(Some(Predecessor { point, manifest_hash })),
+        Err(error) if matches!(error, Error::NoSuchPoint(_)) || error.is_damage() => {
+            tracing::warn!(%point, %error, "the restore point before this one is not recorded");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::source::Progress;
 
 /// Bytes a writer may hold beside the pack it fills: chunks on their way and packs being written. With the pack itself,
 /// a job stays below 128 MiB.
-const BUDGET_BESIDE_PACK_BYTES: usize = 56 << 20;
+const BUDGET_BESIDE_PACK_BYTES: usize = 32 << 20;
 /// Packs of map nodes are closed at this size, so that they never hold much of the budget.
 const MAP_PACK_BYTES: u64 = 8 << 20;
 

@@ -86,6 +86,28 @@ async fn a_repository_in_a_folder() {
     assert!(!path.exists());
 }
 
+#[tokio::test]
+async fn leftovers_of_a_dead_writer_are_removed_and_a_live_ones_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = folder.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let long_ago = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    let make = |name: &str| {
+        let file = std::fs::File::create(temporary.join(name)).unwrap();
+        file.set_times(long_ago).unwrap();
+        file
+    };
+    make("dead.part");
+    let alive = make("alive.part");
+    alive.lock().unwrap();
+    std::fs::File::create(temporary.join("young.part")).unwrap();
+    let backend = FolderBackend::open(folder.path()).unwrap();
+    backend.put_new("a", vec![Bytes::from_static(b"a")]).await.unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["alive.part", "young.part"]);
+}
+
 struct Mounted<'a>(&'a Path);
 
 impl Drop for Mounted<'_> {

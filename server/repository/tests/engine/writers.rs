@@ -113,6 +113,11 @@ async fn a_deleted_point_is_gone_and_the_others_stay() {
     assert!(matches!(repository.delete_point(point_id(1)).await, Err(Error::NoSuchPoint(_))));
     let list = repository.points().await.unwrap();
     assert_eq!(list.points.iter().map(|point| point.id).collect::<Vec<_>>(), [point_id(2)]);
+    // One who was about to follow it is not kept from it.
+    let input = [(content.clone(), ReadPlan::Changed { base: point_id(2), areas: Vec::new() })];
+    let done = make_point(&repository, point_id(3), &input, PointKind::Incremental, Some(point_id(1))).await.unwrap();
+    assert_eq!(done.point.predecessor, None);
+    repository.delete_point(point_id(3)).await.unwrap();
     assert_reads(&repository, point_id(2), &[content]).await;
     let report = repository.verify(VerifyOptions::default(), Arc::new(NoProgress), &CancellationToken::new()).await;
     assert_eq!(report.unwrap().damage, [], "a point that retention removed is no damage");
