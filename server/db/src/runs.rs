@@ -116,7 +116,15 @@ impl Database {
     /// schedule starts it; starting the same due time twice leads to one run.
     pub async fn start_run(&self, task_id: TaskId, started_by: &str, due_at: Option<Timestamp>) -> Result<Start> {
         let mut transaction = self.pool.begin().await?;
-        let start = start_run(&mut transaction, task_id, started_by, due_at).await?;
+        let start = start_run(&mut transaction, task_id, started_by, due_at, None).await?;
+        transaction.commit().await?;
+        Ok(start)
+    }
+
+    /// Starts a task for some of its machines only, by hand. Machines that are not in the task are left out.
+    pub async fn start_run_of(&self, task_id: TaskId, started_by: &str, machines: &[VmId]) -> Result<Start> {
+        let mut transaction = self.pool.begin().await?;
+        let start = start_run(&mut transaction, task_id, started_by, None, Some(machines)).await?;
         transaction.commit().await?;
         Ok(start)
     }
@@ -254,6 +262,7 @@ pub(crate) async fn start_run(
     task_id: TaskId,
     started_by: &str,
     due_at: Option<Timestamp>,
+    only: Option<&[VmId]>,
 ) -> Result<Start> {
     // The task's row is the lock: two starts of it go one after the other.
     crate::tasks::lock_task(transaction, task_id).await?;
@@ -270,11 +279,13 @@ pub(crate) async fn start_run(
     if let Some(run_id) = active_run(transaction, task_id).await? {
         return Ok(Start::AlreadyRunning(run_id));
     }
+    let only: Option<Vec<i64>> = only.map(|machines| machines.iter().map(|machine| machine.0).collect());
     let machines: Vec<TaskMachine> = sqlx::query_as(
         "select vm_id, device_id, name from backup_task_machine join virtual_machine using (vm_id)
-         where task_id = $1 order by lower(name), vm_id",
+         where task_id = $1 and ($2::bigint[] is null or vm_id = any($2)) order by lower(name), vm_id",
     )
     .bind(task_id)
+    .bind(only)
     .fetch_all(&mut **transaction)
     .await?;
     if machines.is_empty() {

@@ -82,7 +82,7 @@ impl Database {
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(due) = due else { return Ok(None) };
-        let start = start_run(&mut transaction, due.task_id, SCHEDULE, Some(due.since)).await?;
+        let start = start_run(&mut transaction, due.task_id, SCHEDULE, Some(due.since), None).await?;
         // A time zone that has become unknown must not stop the other tasks: this one is due no more, and says so.
         let next_due_at = due.schedule.next_after(due.now).unwrap_or_else(|error| {
             tracing::error!(task = %due.name, %error, "the task's next due time cannot be told");
