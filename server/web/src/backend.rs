@@ -1,0 +1,82 @@
+//! What the console asks of hosts and repositories, as a trait: the engine in the server, a double in tests.
+//! Must never: carry a password anywhere but down.
+
+use async_trait::async_trait;
+use db::{DeviceId, RepositoryId, RunId};
+use domain::job::JobError;
+use engine::{Engine, RestoreOrder};
+use secrecy::SecretString;
+
+pub use engine::{HostAccess, NewLocation, Preflight};
+
+/// Hosts and repositories.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// SHA-256 of the certificate that answers at this address. Nothing is sent but the TLS greeting.
+    async fn probe_certificate(&self, host: &str, port: u16) -> Result<[u8; 32], JobError>;
+
+    /// Signs in and looks. Makes no lasting change.
+    async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError>;
+
+    /// Signs in to a device that is saved, and stores what was found.
+    async fn test_device(&self, device: DeviceId) -> Result<Preflight, JobError>;
+
+    /// Makes a repository in a folder of this server, or opens the one that is there.
+    async fn create_location(&self, name: &str, path: &str, passphrase: SecretString) -> Result<NewLocation, JobError>;
+
+    /// Queues a check that reads everything in a location back.
+    async fn verify(&self, repository: RepositoryId) -> Result<(), JobError>;
+
+    /// Starts a restore.
+    async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError>;
+}
+
+#[async_trait]
+impl Backend for Engine {
+    async fn probe_certificate(&self, host: &str, port: u16) -> Result<[u8; 32], JobError> {
+        Self::probe_certificate(self, host, port).await
+    }
+
+    async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
+        Self::preflight(self, access).await
+    }
+
+    async fn test_device(&self, device: DeviceId) -> Result<Preflight, JobError> {
+        Self::test_device(self, device).await
+    }
+
+    async fn create_location(&self, name: &str, path: &str, passphrase: SecretString) -> Result<NewLocation, JobError> {
+        Self::create_location(self, name, path, passphrase).await
+    }
+
+    async fn verify(&self, repository: RepositoryId) -> Result<(), JobError> {
+        Self::verify(self, repository).await.map(drop)
+    }
+
+    async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {
+        Self::start_restore(self, order, started_by).await
+    }
+}
+
+/// A simulated host that was started inside the server.
+pub struct DemoHost {
+    /// Name to show.
+    pub name: String,
+    /// Where it listens.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Account.
+    pub account: String,
+    /// Its password.
+    pub password: SecretString,
+    /// Its certificate.
+    pub certificate_sha256: [u8; 32],
+}
+
+/// Starts simulated hosts.
+#[async_trait]
+pub trait DemoHosts: Send + Sync {
+    /// One more, which stays over restarts of the server.
+    async fn add(&self) -> Result<DemoHost, JobError>;
+}

@@ -1,0 +1,398 @@
+//! Devices: the list, one device, and what can be done with it.
+
+use super::{form_again, go, page};
+use crate::auth::Session;
+use crate::failure::{Failure, Result};
+use crate::form::{Fields, Problems};
+use crate::format;
+use crate::format::Of;
+use crate::shell::{Section, Shell};
+use crate::state::App;
+use crate::ui::{self, Html, Tone};
+use askama::Template;
+use axum::extract::{Path, State};
+use db::views::{self, DeviceLine, DevicePage};
+use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice};
+use domain::finding::{Finding, Severity};
+use domain::job::{JobError, JobKind};
+use domain::machine::PowerState;
+
+/// Longest name of a device.
+pub const NAME_LENGTH_MAX_CHARS: usize = 200;
+/// Longest host name there is.
+pub const HOST_LENGTH_MAX_CHARS: usize = 253;
+/// Longest account name.
+pub const ACCOUNT_LENGTH_MAX_CHARS: usize = 200;
+/// Jobs at the same time on one device, at most.
+const JOBS_MAX: u32 = 64;
+
+#[derive(Template)]
+#[template(path = "devices/list.html")]
+struct List {
+    shell: Shell,
+    devices: Vec<DeviceLine>,
+    problem: Option<JobError>,
+}
+
+#[derive(Template)]
+#[template(path = "devices/page.html")]
+struct One {
+    shell: Shell,
+    device: DevicePage,
+    problem: Option<JobError>,
+    in_use: Vec<String>,
+}
+
+#[derive(Template)]
+#[template(path = "devices/edit.html")]
+struct Edit {
+    shell: Shell,
+    device: DevicePage,
+    answers: Answers,
+    problems: Problems,
+}
+
+#[derive(Template)]
+#[template(path = "devices/certificate.html")]
+struct Certificate {
+    shell: Shell,
+    device: DevicePage,
+    found: Option<[u8; 32]>,
+    problem: Option<JobError>,
+}
+
+struct Answers {
+    name: String,
+    host: String,
+    port: String,
+    account: String,
+    full_reads: String,
+    max_jobs: String,
+}
+
+/// The tone of a finding.
+pub const fn tone(severity: Severity) -> Tone {
+    match severity {
+        Severity::Blocker => Tone::Bad,
+        Severity::Warning => Tone::Warn,
+        Severity::Info => Tone::Idle,
+    }
+}
+
+/// State of a device in one word.
+fn state(device: &DeviceLine) -> Html {
+    let blocked = device.findings.iter().any(|finding| finding.severity == Severity::Blocker);
+    if !device.enabled {
+        ui::st(Tone::Idle, "Disabled")
+    } else if device.sync_error.is_some() {
+        ui::st(Tone::Bad, "Does not answer")
+    } else if blocked {
+        ui::st(Tone::Bad, "No backup possible")
+    } else if device.synced_at.is_none() {
+        ui::st(Tone::Run, "Being read")
+    } else if device.findings.iter().any(|finding| finding.severity == Severity::Warning) {
+        ui::st(Tone::Warn, "Works, with a remark")
+    } else {
+        ui::st(Tone::Ok, "Ready")
+    }
+}
+
+/// Power state in one word.
+pub fn power_word(power: impl Of<PowerState>) -> &'static str {
+    match power.value() {
+        PowerState::On => "on",
+        PowerState::Off => "off",
+        PowerState::Suspended => "suspended",
+    }
+}
+
+/// `GET /devices`
+pub async fn list(State(app): State<App>, session: Session) -> Result {
+    let devices = views::devices(app.db()).await?;
+    let shell = Shell::new(&app, &session, Section::Devices, "Devices").await?;
+    page(&List { shell, devices, problem: None })
+}
+
+/// `POST /devices/simulated`
+pub async fn add_simulated(State(app): State<App>, session: Session) -> Result {
+    let host = match app.given.demo.add().await {
+        Ok(host) => host,
+        Err(problem) => {
+            let devices = views::devices(app.db()).await?;
+            let shell = Shell::new(&app, &session, Section::Devices, "Devices").await?;
+            return form_again(&List { shell, devices, problem: Some(problem) });
+        }
+    };
+    let new = NewDevice {
+        name: host.name,
+        host: host.host,
+        port: host.port,
+        account: host.account,
+        password: host.password,
+        certificate_sha256: host.certificate_sha256,
+        simulated: true,
+        preflight: db::Preflight::default(),
+    };
+    let device = app.db().insert_device(&new).await?;
+    app.db().enqueue_housekeeping(JobKind::Inventory, device).await?;
+    record(&app, &session, "device.added", &new.name, "simulated").await?;
+    go(format!("/devices/{device}?said=device-added"))
+}
+
+async fn load(app: &App, device: DeviceId) -> Result<DevicePage> {
+    views::device_page(app.db(), device).await?.ok_or(Failure::NotFound)
+}
+
+async fn show(
+    app: &App,
+    session: &Session,
+    device: DevicePage,
+    problem: Option<JobError>,
+    in_use: Vec<String>,
+) -> Result {
+    let shell = Shell::new(app, session, Section::Devices, device.name.clone()).await?;
+    let failed = problem.is_some() || !in_use.is_empty();
+    let template = One { shell, device, problem, in_use };
+    if failed { form_again(&template) } else { page(&template) }
+}
+
+/// `GET /devices/{id}`
+pub async fn one(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    let device = load(&app, device).await?;
+    show(&app, &session, device, None, Vec::new()).await
+}
+
+/// `POST /devices/{id}/sync`
+pub async fn sync(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    app.db().enqueue_housekeeping(JobKind::Inventory, device).await?;
+    record(&app, &session, "device.synchronised", &device.to_string(), "").await?;
+    go(format!("/devices/{device}?said=sync-queued"))
+}
+
+/// `POST /devices/{id}/test`
+pub async fn test(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    load(&app, device).await?;
+    match app.given.backend.test_device(device).await {
+        Ok(_) => go(format!("/devices/{device}?said=device-tested")),
+        Err(problem) => {
+            let device = load(&app, device).await?;
+            show(&app, &session, device, Some(problem), Vec::new()).await
+        }
+    }
+}
+
+/// `POST /devices/{id}/enable`
+pub async fn enable(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    app.db().set_device_enabled(device, true).await?;
+    app.db().enqueue_housekeeping(JobKind::Inventory, device).await?;
+    record(&app, &session, "device.enabled", &device.to_string(), "").await?;
+    go(format!("/devices/{device}?said=device-saved"))
+}
+
+/// `POST /devices/{id}/disable`
+pub async fn disable(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    app.db().set_device_enabled(device, false).await?;
+    record(&app, &session, "device.disabled", &device.to_string(), "").await?;
+    go(format!("/devices/{device}?said=device-saved"))
+}
+
+/// `POST /devices/{id}/remove`
+pub async fn remove(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    let before = load(&app, device).await?;
+    match app.db().remove_device(device).await {
+        Ok(()) => {
+            record(&app, &session, "device.removed", &before.name, &before.host).await?;
+            go("/devices?said=device-removed")
+        }
+        Err(db::Error::InUse { by, .. }) => show(&app, &session, before, None, by).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `GET /devices/{id}/edit`
+pub async fn edit(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    let device = load(&app, device).await?;
+    let answers = Answers {
+        name: device.name.clone(),
+        host: device.host.clone(),
+        port: device.port.to_string(),
+        account: device.account.clone(),
+        full_reads: device.full_reads.clone(),
+        max_jobs: device.max_jobs.to_string(),
+    };
+    let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
+    page(&Edit { shell, device, answers, problems: Problems::default() })
+}
+
+/// `POST /devices/{id}/edit`
+pub async fn save(State(app): State<App>, session: Session, Path(id): Path<DeviceId>, fields: Fields) -> Result {
+    let device = load(&app, id).await?;
+    let answers = Answers {
+        name: fields.get("name").to_owned(),
+        host: fields.get("host").to_owned(),
+        port: fields.get("port").to_owned(),
+        account: fields.get("account").to_owned(),
+        full_reads: fields.get("full_reads").to_owned(),
+        max_jobs: fields.get("max_jobs").to_owned(),
+    };
+    let mut problems = address_problems(&answers.name, &answers.host, &answers.port, &answers.account);
+    let max_jobs = fields.number::<u32>("max_jobs").filter(|jobs| (1..=JOBS_MAX).contains(jobs));
+    if max_jobs.is_none() {
+        problems.add("max_jobs", format!("A number from 1 to {JOBS_MAX}."));
+    }
+    let full_reads = if answers.full_reads == "everything" { FullReads::Everything } else { FullReads::Allocated };
+    let moved = answers.host != device.host || answers.port != device.port.to_string();
+    if moved && !fields.has("password") {
+        // Or a stolen session could send the stored password to a host of its own.
+        problems.add("password", "The address changed: type the password again.");
+    }
+    if let (true, Some(max_jobs), Some(port)) = (problems.is_empty(), max_jobs, fields.number::<u16>("port")) {
+        let update = DeviceUpdate {
+            name: answers.name.clone(),
+            host: answers.host.clone(),
+            port,
+            account: answers.account.clone(),
+            password: fields.has("password").then(|| fields.secret("password")),
+            certificate_sha256: pinned(&device)?,
+            full_reads,
+            max_jobs,
+        };
+        match app.db().update_device(id, &update).await {
+            Ok(()) => {
+                record(&app, &session, "device.changed", &update.name, &update.host).await?;
+                app.db().enqueue_housekeeping(JobKind::Inventory, id).await?;
+                return go(format!("/devices/{id}?said=device-saved"));
+            }
+            Err(error) => conflict(error, &mut problems)?,
+        }
+    }
+    let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
+    form_again(&Edit { shell, device, answers, problems })
+}
+
+/// `GET /devices/{id}/certificate`: what answers there now.
+pub async fn certificate(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
+    let device = load(&app, device).await?;
+    let (found, problem) = match app.given.backend.probe_certificate(&device.host, port_of(&device)).await {
+        Ok(found) => (Some(found), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let shell = Shell::new(&app, &session, Section::Devices, format!("Certificate of {}", device.name)).await?;
+    page(&Certificate { shell, device, found, problem })
+}
+
+/// `POST /devices/{id}/certificate`: the operator has compared it.
+pub async fn accept_certificate(
+    State(app): State<App>,
+    session: Session,
+    Path(id): Path<DeviceId>,
+    fields: Fields,
+) -> Result {
+    let accepted: [u8; 32] = hex::decode(fields.get("sha256"))
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| Failure::Refused("This is not a fingerprint.".to_owned()))?;
+    let device = app.db().device(id).await?;
+    let update = DeviceUpdate {
+        name: device.name.clone(),
+        host: device.host,
+        port: device.port,
+        account: device.account,
+        password: None,
+        certificate_sha256: accepted,
+        full_reads: device.full_reads,
+        max_jobs: device.max_jobs,
+    };
+    app.db().update_device(id, &update).await?;
+    record(&app, &session, "device.certificate_accepted", &device.name, &ui::fingerprint(accepted)).await?;
+    app.db().enqueue_housekeeping(JobKind::Inventory, id).await?;
+    go(format!("/devices/{id}?said=device-saved"))
+}
+
+/// What is wrong with where a device is and how one signs in.
+pub fn address_problems(name: &str, host: &str, port: &str, account: &str) -> Problems {
+    let mut problems = Problems::default();
+    problems.require("name", name, NAME_LENGTH_MAX_CHARS, "The name");
+    problems.require("host", host, HOST_LENGTH_MAX_CHARS, "The address");
+    problems.require("account", account, ACCOUNT_LENGTH_MAX_CHARS, "The account");
+    if host.contains("://") || host.contains('/') || host.contains('@') || host.contains(char::is_whitespace) {
+        problems.add("host", "Only the name or address, without “https://” and without a path.");
+    }
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        problems.add("port", "A number from 1 to 65535; ESXi listens on 443.");
+    }
+    problems
+}
+
+/// A rule of uniqueness becomes a problem of its field; other errors stay errors.
+pub fn conflict(error: db::Error, problems: &mut Problems) -> Result<()> {
+    match error {
+        db::Error::Conflict(db::Conflict::DeviceName) => problems.add("name", "Another device has this name."),
+        db::Error::Conflict(db::Conflict::DeviceAddress) => {
+            problems.add("host", "A device with this address and port exists already.");
+        }
+        error => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn pinned(device: &DevicePage) -> Result<[u8; 32]> {
+    device.certificate_sha256.as_slice().try_into().map_err(|_| Failure::Internal("a fingerprint of another length"))
+}
+
+fn port_of(device: &DevicePage) -> u16 {
+    u16::try_from(device.port).unwrap_or_default()
+}
+
+/// Notes who changed what.
+pub async fn record(app: &App, session: &Session, action: &str, subject: &str, detail: &str) -> Result<()> {
+    let entry = Audit { account_id: Some(session.account_id), actor: &session.name, action, subject, detail };
+    Ok(app.db().audit(&entry).await?)
+}
+
+/// Findings as a list, worst first.
+pub fn findings(list: &[Finding]) -> Html {
+    use std::fmt::Write as _;
+    let mut sorted: Vec<&Finding> = list.iter().collect();
+    sorted.sort_by_key(|finding| finding.severity);
+    let mut out = String::from(r#"<ul class="checks">"#);
+    for finding in sorted {
+        let word = match finding.severity {
+            Severity::Blocker => "Error: ",
+            Severity::Warning => "Warning: ",
+            Severity::Info => "",
+        };
+        let _ = write!(
+            out,
+            r#"<li>{}<span class="strong wrap-any"><span class="visually-hidden">{word}</span>{}</span><span class="d wrap-any">{}</span></li>"#,
+            tone(finding.severity).icon(),
+            ui::escape(&finding.message),
+            ui::escape(&finding.hint)
+        );
+    }
+    out.push_str("</ul>");
+    Html(out)
+}
+
+/// What / Why / What to do.
+pub fn why(error: &JobError) -> Html {
+    let part = |name: &str, text: &str| {
+        if text.is_empty() { String::new() } else { format!("<dt>{name}</dt><dd>{}</dd>", ui::escape(text)) }
+    };
+    Html(format!(
+        r#"<dl class="why">{}{}{}</dl>"#,
+        part("What", &error.what),
+        part("Why", &error.why),
+        part("What to do", &error.hint)
+    ))
+}
+
+/// Something forbids a backup.
+pub fn is_blocked(list: &[Finding]) -> bool {
+    list.iter().any(|finding| finding.severity == Severity::Blocker)
+}
+
+/// The worst finding's sentence.
+pub fn first_message(list: &[Finding]) -> &str {
+    list.iter().min_by_key(|finding| finding.severity).map_or("", |finding| finding.message.as_str())
+}

@@ -1,0 +1,262 @@
+//! Virtual machines: the list over all devices, one machine, and "back up now".
+
+use super::devices::{findings, first_message, is_blocked, power_word, record};
+use super::{Pager, go, page, page_number};
+use crate::auth::Session;
+use crate::failure::{Failure, Result};
+use crate::form::Fields;
+use crate::format::{self, Of};
+use crate::shell::{Section, Shell};
+use crate::state::App;
+use crate::ui::{self, Html, Tone};
+use askama::Template;
+use axum::extract::{Path, State};
+use db::views::{
+    self, DeviceLine, MachineFilter, MachineLine, MachinePage, PointLine, Protection, ProtectionCounts, RunLine, Slice,
+    TaskLine,
+};
+use db::{DeviceId, RunId, Start, TaskId, VmId};
+use domain::job::JobError;
+
+/// Newest points and runs on a machine's page.
+const HISTORY: i64 = 10;
+/// Sorts of the list and their words.
+const SORTS: [(&str, &str); 9] = [
+    ("trouble", "Trouble first"),
+    ("name", "Name"),
+    ("-name", "Name, from Z"),
+    ("point", "Oldest point first"),
+    ("-point", "Newest point first"),
+    ("-size", "Largest first"),
+    ("size", "Smallest first"),
+    ("device", "Device"),
+    ("-device", "Device, from Z"),
+];
+
+#[derive(Template)]
+#[template(path = "machines/list.html")]
+struct List {
+    shell: Shell,
+    filter: MachineFilter,
+    found: Slice<MachineLine>,
+    counts: ProtectionCounts,
+    devices: Vec<DeviceLine>,
+    tasks: Vec<TaskLine>,
+    pager: Pager,
+    note: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "machines/page.html")]
+struct One {
+    shell: Shell,
+    machine: MachinePage,
+    points: Vec<PointLine>,
+    history: Vec<(RunLine, Option<JobError>)>,
+    note: Option<String>,
+}
+
+fn protection_tone(protection: impl Of<Protection>) -> Tone {
+    match protection.value() {
+        Protection::Not => Tone::Bad,
+        Protection::Behind => Tone::Warn,
+        Protection::Protected => Tone::Ok,
+        Protection::Paused => Tone::Idle,
+    }
+}
+
+fn protection_word(protection: impl Of<Protection>) -> &'static str {
+    match protection.value() {
+        Protection::Not => "Not protected",
+        Protection::Behind => "Last run failed",
+        Protection::Protected => "Protected",
+        Protection::Paused => "Paused",
+    }
+}
+
+/// State of a machine, with the reason under it.
+fn state(line: &MachineLine) -> Html {
+    let protection = line.protection();
+    let reason = if line.missing_since.is_some() {
+        "no longer on its host"
+    } else if line.active_run.is_some() {
+        "being backed up"
+    } else if is_blocked(&line.findings) {
+        first_message(&line.findings)
+    } else if line.tasks == 0 {
+        "in no task"
+    } else if line.last_state.as_deref() == Some("failed") {
+        line.last_error.as_ref().map_or("the run failed", |error| error.why.as_str())
+    } else if line.points == 0 {
+        "no point yet"
+    } else if line.last_state.as_deref() == Some("warning") {
+        "with a warning"
+    } else {
+        ""
+    };
+    let state = ui::st(protection_tone(protection), protection_word(protection));
+    if reason.is_empty() {
+        return state;
+    }
+    Html(format!(r#"{state}<span class="sub">{}</span>"#, ui::escape(reason)))
+}
+
+impl List {
+    fn tab(&self, state: &str) -> String {
+        self.address(state, &self.filter.sort)
+    }
+
+    fn sorted(&self, sort: &str) -> String {
+        self.address(self.filter.protection.map_or("", Protection::as_str), sort)
+    }
+
+    fn address(&self, state: &str, sort: &str) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let (device, task) = (id_text(self.filter.device), id_text(self.filter.task));
+        let fields =
+            [("q", self.filter.words.as_str()), ("device", &device), ("task", &task), ("state", state), ("sort", sort)];
+        for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
+            query.append_pair(name, value);
+        }
+        format!("/machines?{}", query.finish())
+    }
+
+    /// A column's heading that sorts: address and icon.
+    fn sorter(&self, column: &str) -> (String, &'static str) {
+        let (down, up) = (format!("-{column}"), column.to_owned());
+        if self.filter.sort == up {
+            (self.sorted(&down), "arrow-down")
+        } else {
+            (self.sorted(&up), if self.filter.sort == down { "arrow-down" } else { "arrows-sort" })
+        }
+    }
+
+    fn is_device(&self, device: &DeviceId) -> bool {
+        self.filter.device == Some(*device)
+    }
+
+    fn is_task(&self, task: &TaskId) -> bool {
+        self.filter.task == Some(*task)
+    }
+
+    fn is_state(&self, state: &str) -> bool {
+        self.filter.protection.map_or("", Protection::as_str) == state
+    }
+
+    fn is_filtered(&self) -> bool {
+        !self.filter.words.is_empty() || self.filter.device.is_some() || self.filter.task.is_some()
+    }
+
+    fn tabs(&self) -> [(Protection, i64); 4] {
+        Protection::ALL.map(|protection| (protection, self.counts.of(protection)))
+    }
+}
+
+fn id_text(id: Option<impl std::fmt::Display>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn filter_of(fields: &Fields) -> MachineFilter {
+    let sort = SORTS.iter().find(|(word, _)| *word == fields.get("sort")).map_or("trouble", |(word, _)| word);
+    MachineFilter {
+        words: fields.get("q").chars().take(200).collect(),
+        device: fields.get("device").parse().ok(),
+        task: fields.get("task").parse().ok(),
+        protection: Protection::parse(fields.get("state")),
+        sort: sort.to_owned(),
+        page: page_number(fields),
+    }
+}
+
+/// `GET /machines`
+pub async fn list(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    show(&app, &session, filter_of(&fields), None).await
+}
+
+async fn show(app: &App, session: &Session, filter: MachineFilter, note: Option<String>) -> Result {
+    let found = views::machines(app.db(), &filter).await?;
+    let counts = views::protection_counts(app.db(), &filter).await?;
+    let (devices, tasks) = tokio::try_join!(views::devices(app.db()), views::tasks(app.db()))?;
+    let query = [
+        ("q", filter.words.as_str()),
+        ("device", &id_text(filter.device)),
+        ("task", &id_text(filter.task)),
+        ("state", filter.protection.map_or("", Protection::as_str)),
+        ("sort", &filter.sort),
+    ];
+    let pager = Pager::new("/machines", &query, filter.page, found.total, found.lines.len());
+    let shell = Shell::new(app, session, Section::Machines, "Virtual machines").await?;
+    page(&List { shell, filter, found, counts, devices, tasks, pager, note })
+}
+
+/// `POST /machines`: with the picked machines.
+pub async fn bulk(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    let picked: Vec<VmId> = fields.all("vm").filter_map(|id| id.parse().ok()).collect();
+    match fields.get("do") {
+        "run" => back_up(&app, &session, &picked).await,
+        "add" if session.role.allows(domain::permission::Permission::EditTasks) => {
+            super::task_wizard::begin_with(&app, &session, picked).await
+        }
+        "add" => Err(Failure::Forbidden),
+        _ => Err(Failure::Refused("There is no such action.".to_owned())),
+    }
+}
+
+/// `POST /machines/{vm}/run`
+pub async fn run(State(app): State<App>, session: Session, Path(vm): Path<VmId>) -> Result {
+    let machine = views::machine_page(app.db(), vm).await?.ok_or(Failure::NotFound)?;
+    if machine.tasks.is_empty() {
+        return super::task_wizard::begin_with(&app, &session, vec![vm]).await;
+    }
+    back_up(&app, &session, &[vm]).await
+}
+
+/// Starts one run for each task that the machines are in, for these machines only.
+async fn back_up(app: &App, session: &Session, picked: &[VmId]) -> Result {
+    let mut by_task: std::collections::BTreeMap<TaskId, Vec<VmId>> = std::collections::BTreeMap::new();
+    let mut without = 0_u64;
+    for machine in views::task_of_machines(app.db(), picked).await? {
+        match machine.1 {
+            Some(task) => by_task.entry(task).or_default().push(machine.0),
+            None => without += 1,
+        }
+    }
+    let mut started: Vec<RunId> = Vec::new();
+    let mut busy = 0_u64;
+    for (task, machines) in by_task {
+        match app.db().start_run_of(task, &session.name, &machines).await? {
+            Start::Started { run_id, .. } => started.push(run_id),
+            Start::AlreadyRunning(_) | Start::AlreadyStarted(_) => busy += 1,
+            Start::NoMachines => {}
+        }
+    }
+    record(app, session, "machines.backed_up", &format!("{} machines", picked.len()), "").await?;
+    if let (&[run], 0, 0) = (started.as_slice(), without, busy) {
+        return go(format!("/activity/{run}"));
+    }
+    let mut words = vec![format!("{} started.", format::count(started.len(), "run", "runs"))];
+    if without > 0 {
+        words.push(format!(
+            "{} in no task: add them to one first.",
+            format::count(without, "machine is", "machines are")
+        ));
+    }
+    if busy > 0 {
+        words.push(format!("{} running already.", format::count(busy, "task is", "tasks are")));
+    }
+    let filter = MachineFilter { sort: "trouble".to_owned(), page: 1, ..MachineFilter::default() };
+    show(app, session, filter, Some(words.join(" "))).await
+}
+
+/// `GET /machines/{vm}`
+pub async fn one(State(app): State<App>, session: Session, Path(vm): Path<VmId>) -> Result {
+    let machine = views::machine_page(app.db(), vm).await?.ok_or(Failure::NotFound)?;
+    let mut points = match &machine.machine_key {
+        Some(key) => views::points_of(app.db(), key, None, 1).await?.lines,
+        None => Vec::new(),
+    };
+    points.truncate(HISTORY as usize);
+    let history = views::runs_of_machine(app.db(), vm, HISTORY).await?;
+    let shell = Shell::new(&app, &session, Section::Machines, machine.name.clone()).await?;
+    page(&One { shell, machine, points, history, note: None })
+}

@@ -1,0 +1,67 @@
+//! Facts and limits of the server, and who changed what.
+
+use super::page;
+use crate::auth::{SESSION_ABSOLUTE, SESSION_IDLE, Session};
+use crate::failure::Result;
+use crate::form::Fields;
+use crate::format;
+use crate::shell::{Section, Shell};
+use crate::state::App;
+use crate::ui;
+use askama::Template;
+use axum::extract::State;
+use db::{Account, AuditEntry};
+use domain::permission::Permission;
+
+/// Entries on one page.
+const AUDIT_ENTRIES: u32 = 50;
+
+#[derive(Template)]
+#[template(path = "settings/server.html")]
+struct Server {
+    shell: Shell,
+    facts: Vec<(String, String)>,
+    accounts: Vec<Account>,
+    fingerprint: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "settings/audit.html")]
+struct AuditLog {
+    shell: Shell,
+    entries: Vec<AuditEntry>,
+    before: Option<i64>,
+}
+
+/// `GET /settings`
+pub async fn settings(State(app): State<App>, session: Session) -> Result {
+    let may_see = session.role.allows(Permission::ManageServer);
+    let accounts = if may_see { app.db().accounts().await? } else { Vec::new() };
+    let facts = if may_see { app.given.facts.clone() } else { Vec::new() };
+    let fingerprint = app.given.certificate_sha256.map(ui::fingerprint);
+    let shell = Shell::new(&app, &session, Section::Settings, "Settings").await?;
+    page(&Server { shell, facts, accounts, fingerprint })
+}
+
+impl Server {
+    fn limits() -> [(&'static str, String); 4] {
+        [
+            ("A session without a request ends after", format::duration(SESSION_IDLE.as_secs())),
+            ("A session ends in any case after", format::duration(SESSION_ABSOLUTE.as_secs())),
+            ("Failed sign-ins of a name before a pause", "5 in 5 minutes".to_owned()),
+            ("Shortest password and passphrase", "12 characters".to_owned()),
+        ]
+    }
+
+    fn may_audit(&self) -> bool {
+        self.shell.may(Permission::ManageServer)
+    }
+}
+
+/// `GET /settings/audit`
+pub async fn audit(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    let entries = app.db().audit_entries(fields.number("before"), AUDIT_ENTRIES).await?;
+    let before = (entries.len() == AUDIT_ENTRIES as usize).then(|| entries.last().map(|it| it.audit_id)).flatten();
+    let shell = Shell::new(&app, &session, Section::Settings, "Who changed what").await?;
+    page(&AuditLog { shell, entries, before })
+}

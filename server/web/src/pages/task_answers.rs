@@ -1,0 +1,324 @@
+//! What the wizard of a task has been told so far: each step's fields, checked when they come, and the task they make.
+
+use crate::failure::{Failure, Result};
+use crate::form::{Fields, Problems};
+use db::{Method, RepositoryId, Task, TaskId, TaskInput, VmId};
+use domain::machine::Quiesce;
+use domain::retention::Retention;
+use domain::schedule::Schedule;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+/// Longest name of a task.
+const NAME_LENGTH_MAX_CHARS: usize = 200;
+/// Points to keep, at most.
+const KEEP_MAX: u32 = 10_000;
+/// A full every how many points, at most.
+const FULL_EVERY_MAX: u32 = 1_000;
+/// Points that are kept unless one says otherwise.
+const KEEP_DEFAULT: u32 = 14;
+/// Start of a daily task unless one says otherwise.
+const AT_DEFAULT: &str = "22:00";
+
+/// Steps in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// What it is called.
+    Name,
+    /// Which machines.
+    Machines,
+    /// Where to.
+    Location,
+    /// Full or incremental.
+    Method,
+    /// When.
+    Schedule,
+    /// What stays.
+    Retention,
+    /// All of it once more.
+    Summary,
+}
+
+impl Step {
+    /// In order.
+    pub const ALL: [Self; 7] =
+        [Self::Name, Self::Machines, Self::Location, Self::Method, Self::Schedule, Self::Retention, Self::Summary];
+
+    /// Word in the address.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Machines => "machines",
+            Self::Location => "location",
+            Self::Method => "method",
+            Self::Schedule => "schedule",
+            Self::Retention => "retention",
+            Self::Summary => "summary",
+        }
+    }
+
+    /// Word on the bar.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Name => "Name",
+            Self::Machines => "Machines",
+            Self::Location => "Location",
+            Self::Method => "Method",
+            Self::Schedule => "Schedule",
+            Self::Retention => "Retention",
+            Self::Summary => "Summary",
+        }
+    }
+
+    /// The step of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.as_str() == word)
+    }
+
+    /// The one after it.
+    pub fn next(self) -> Self {
+        Self::ALL.into_iter().find(|step| *step > self).unwrap_or(Self::Summary)
+    }
+}
+
+/// Answers so far; kept as the draft's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// The task that is being changed.
+    pub task_id: Option<TaskId>,
+    /// Name.
+    pub name: String,
+    /// Machines.
+    pub machines: Vec<VmId>,
+    /// Location.
+    pub repository: Option<RepositoryId>,
+    /// `full` or `incremental`.
+    pub method: String,
+    /// A full every how many points; 0 = when it must be.
+    pub full_every: u32,
+    /// Ask the guest to freeze.
+    pub quiesce: bool,
+    /// `daily` or `manual`.
+    pub repeat: String,
+    /// `22:00`.
+    pub at: String,
+    /// IANA name.
+    pub time_zone: String,
+    /// Points to keep.
+    pub keep: u32,
+    /// Furthest step that was answered, so that a default is seen before it counts.
+    pub answered: usize,
+}
+
+impl Answers {
+    /// Nothing yet, with defaults that suit most.
+    pub fn new(time_zone: &str) -> Self {
+        Self {
+            task_id: None,
+            name: String::new(),
+            machines: Vec::new(),
+            repository: None,
+            method: Method::Incremental.as_str().to_owned(),
+            full_every: 0,
+            quiesce: true,
+            repeat: "daily".to_owned(),
+            at: AT_DEFAULT.to_owned(),
+            time_zone: if TimeZone::get(time_zone).is_ok() { time_zone.to_owned() } else { "UTC".to_owned() },
+            keep: KEEP_DEFAULT,
+            answered: 0,
+        }
+    }
+
+    /// Those of a task that exists.
+    pub fn of_task(task: &Task, machines: Vec<VmId>, time_zone: &str) -> Self {
+        let Retention::KeepLast { count } = task.retention;
+        let mut answers = Self {
+            task_id: Some(task.task_id),
+            name: task.name.clone(),
+            machines,
+            repository: Some(task.repository_id),
+            method: task.method.as_str().to_owned(),
+            full_every: task.full_every,
+            quiesce: task.quiesce == Quiesce::Prefer,
+            keep: count,
+            answered: Step::ALL.len(),
+            ..Self::new(time_zone)
+        };
+        match &task.schedule {
+            Schedule::Manual => "manual".clone_into(&mut answers.repeat),
+            Schedule::Daily { at, time_zone } => {
+                answers.at = at.strftime("%H:%M").to_string();
+                answers.time_zone.clone_from(time_zone);
+            }
+        }
+        answers
+    }
+
+    /// For the draft.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|_| Failure::Internal("a draft"))
+    }
+
+    /// The first step that has no valid answer yet.
+    pub fn first_incomplete(&self) -> Step {
+        let complete = |step: Step| match step {
+            Step::Name => !self.name.is_empty(),
+            Step::Machines => !self.machines.is_empty(),
+            Step::Location => self.repository.is_some(),
+            Step::Schedule => self.schedule().is_some() && self.answered >= 5,
+            Step::Method => self.answered >= 4,
+            Step::Retention => self.answered >= 6,
+            Step::Summary => false,
+        };
+        Step::ALL.into_iter().find(|step| !complete(*step)).unwrap_or(Step::Summary)
+    }
+
+    /// Takes a step's fields and says what is wrong with them.
+    pub fn take(&mut self, step: Step, fields: &Fields, problems: &mut Problems) {
+        match step {
+            Step::Name => {
+                fields.get("name").clone_into(&mut self.name);
+                problems.require("name", &self.name, NAME_LENGTH_MAX_CHARS, "The name");
+            }
+            Step::Machines => {
+                self.machines = fields.all("vm").filter_map(|id| id.parse().ok()).collect();
+                self.machines.sort_unstable();
+                self.machines.dedup();
+                if self.machines.is_empty() && !matches!(fields.get("do"), "filter" | "all") {
+                    problems.add("vm", "Pick one machine at least.");
+                }
+            }
+            Step::Location => {
+                self.repository = fields.get("repository").parse().ok();
+                if self.repository.is_none() && fields.get("do") != "create" {
+                    problems.add("repository", "Choose a location, or create one.");
+                }
+            }
+            Step::Method => self.take_method(fields, problems),
+            Step::Schedule => self.take_schedule(fields, problems),
+            Step::Retention => match fields.number::<u32>("keep") {
+                Some(keep) if (1..=KEEP_MAX).contains(&keep) => self.keep = keep,
+                _ => problems.add("keep", format!("A number from 1 to {KEEP_MAX}.")),
+            },
+            Step::Summary => {}
+        }
+        if problems.is_empty() {
+            let number = Step::ALL.iter().position(|it| *it == step).unwrap_or_default() + 1;
+            self.answered = self.answered.max(number);
+        }
+    }
+
+    fn take_method(&mut self, fields: &Fields, problems: &mut Problems) {
+        let full = fields.get("method") == "full";
+        (if full { "full" } else { "incremental" }).clone_into(&mut self.method);
+        self.quiesce = fields.get("quiesce") != "off";
+        match fields.number::<u32>("full_every") {
+            Some(every) if every <= FULL_EVERY_MAX => self.full_every = every,
+            _ if full => {}
+            _ => problems.add("full_every", format!("A number from 0 to {FULL_EVERY_MAX}.")),
+        }
+    }
+
+    fn take_schedule(&mut self, fields: &Fields, problems: &mut Problems) {
+        (if fields.get("repeat") == "manual" { "manual" } else { "daily" }).clone_into(&mut self.repeat);
+        if self.repeat == "manual" {
+            return;
+        }
+        fields.get("at").clone_into(&mut self.at);
+        fields.get("time_zone").clone_into(&mut self.time_zone);
+        if parse_time(&self.at).is_none() {
+            problems.add("at", "A time of day, such as 22:00.");
+        }
+        if TimeZone::get(&self.time_zone).is_err() {
+            problems.add("time_zone", "This time zone is not known. Write it as Europe/Vienna.");
+        }
+    }
+
+    /// The schedule, when the answers make one.
+    pub fn schedule(&self) -> Option<Schedule> {
+        if self.repeat == "manual" {
+            return Some(Schedule::Manual);
+        }
+        TimeZone::get(&self.time_zone).ok()?;
+        Some(Schedule::Daily { at: parse_time(&self.at)?, time_zone: self.time_zone.clone() })
+    }
+
+    /// The task, when every step has its answer.
+    pub fn task(&self) -> Option<TaskInput> {
+        if self.first_incomplete() != Step::Summary {
+            return None;
+        }
+        Some(TaskInput {
+            name: self.name.clone(),
+            repository_id: self.repository?,
+            schedule: self.schedule()?,
+            retention: Retention::KeepLast { count: self.keep },
+            method: if self.method == "full" { Method::Full } else { Method::Incremental },
+            full_every: self.full_every,
+            quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
+            machines: self.machines.clone(),
+        })
+    }
+}
+
+fn parse_time(text: &str) -> Option<Time> {
+    let (hour, minute) = text.split_once(':')?;
+    Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(answers: &mut Answers, step: Step, body: &str) -> Problems {
+        let mut problems = Problems::default();
+        answers.take(step, &Fields::parse(body.as_bytes()), &mut problems);
+        problems
+    }
+
+    #[test]
+    fn a_task_is_complete_only_after_every_step_was_answered() {
+        let mut answers = Answers::new("Europe/Vienna");
+        assert_eq!(answers.first_incomplete(), Step::Name);
+        assert!(answer(&mut answers, Step::Name, "name=Nightly").is_empty());
+        assert!(answer(&mut answers, Step::Machines, "vm=7&vm=3&vm=7").is_empty());
+        let id = "5b0d4a56-6f0f-4f44-8f8f-0123456789ab";
+        assert!(answer(&mut answers, Step::Location, &format!("repository={id}")).is_empty());
+        assert_eq!(answers.first_incomplete(), Step::Method, "a default counts once it was seen");
+        assert!(answers.task().is_none());
+        assert!(answer(&mut answers, Step::Method, "method=incremental&full_every=30&quiesce=prefer").is_empty());
+        assert!(answer(&mut answers, Step::Schedule, "repeat=daily&at=22:30&time_zone=Europe/Vienna").is_empty());
+        assert!(answer(&mut answers, Step::Retention, "keep=5").is_empty());
+        let task = answers.task().unwrap();
+        assert_eq!(task.machines, [VmId(3), VmId(7)]);
+        assert_eq!(task.retention, Retention::KeepLast { count: 5 });
+        assert_eq!(task.full_every, 30);
+        assert_eq!(task.schedule, Schedule::Daily { at: "22:30".parse().unwrap(), time_zone: "Europe/Vienna".into() });
+    }
+
+    #[test]
+    fn wrong_answers_are_named_by_their_field() {
+        let mut answers = Answers::new("UTC");
+        for (step, body, field) in [
+            (Step::Name, "name=", "name"),
+            (Step::Machines, "vm=x", "vm"),
+            (Step::Location, "repository=1", "repository"),
+            (Step::Method, "method=incremental&full_every=-1", "full_every"),
+            (Step::Schedule, "repeat=daily&at=25:00&time_zone=UTC", "at"),
+            (Step::Schedule, "repeat=daily&at=12:00&time_zone=Mars/Olympus", "time_zone"),
+            (Step::Retention, "keep=0", "keep"),
+        ] {
+            assert!(answer(&mut answers, step, body).of(field).is_some(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_step_has_one_successor() {
+        assert_eq!(Step::Name.next(), Step::Machines);
+        assert_eq!(Step::Summary.next(), Step::Summary);
+        for step in Step::ALL {
+            assert_eq!(Step::parse(step.as_str()), Some(step));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Backup tasks: the list, one task, run, pause, remove.
+
+use super::devices::record;
+use super::{form_again, go, page};
+use crate::auth::Session;
+use crate::failure::{Failure, Result};
+use crate::form::Fields;
+use crate::format;
+use crate::shell::{Section, Shell, Times};
+use crate::state::App;
+use crate::ui::{self, Html, Tone};
+use askama::Template;
+use axum::extract::{Path, State};
+use db::views::{self, RunFilter, RunLine, Slice, TaskLine, TaskMachine};
+use db::{Start, TaskId};
+use domain::retention::Retention;
+use domain::schedule::Schedule;
+
+#[derive(Template)]
+#[template(path = "tasks/list.html")]
+struct List {
+    shell: Shell,
+    tasks: Vec<TaskLine>,
+}
+
+#[derive(Template)]
+#[template(path = "tasks/page.html")]
+struct One {
+    shell: Shell,
+    task: TaskLine,
+    machines: Vec<TaskMachine>,
+    runs: Slice<RunLine>,
+    note: Option<String>,
+}
+
+/// A schedule in words.
+pub fn schedule_words(schedule: &Schedule) -> String {
+    match schedule {
+        Schedule::Manual => "By hand only".to_owned(),
+        Schedule::Daily { at, time_zone } => format!("Daily at {} ({time_zone})", at.strftime("%H:%M")),
+    }
+}
+
+/// A rule of retention in words.
+pub fn retention_words(retention: &Retention) -> String {
+    match retention {
+        Retention::KeepLast { count } => {
+            format!("The last {} of each machine", format::count(*count, "point", "points"))
+        }
+    }
+}
+
+/// A method in words.
+pub fn method_words(method: &str, full_every: impl format::Figure) -> String {
+    match (method, full_every.figure()) {
+        ("full", _) => "Full each time".to_owned(),
+        (_, 0) => "Incremental; full only when it must be".to_owned(),
+        (_, every) => format!("Incremental, a full every {every} points"),
+    }
+}
+
+fn last(task: &TaskLine, times: &Times) -> Html {
+    match (task.last(), task.last_at) {
+        (Some(state), Some(at)) => Html(format!(r#"{}<span class="sub">{}</span>"#, ui::state(state), times.ago(at))),
+        _ => Html(r#"<span class="muted">has not run yet</span>"#.to_owned()),
+    }
+}
+
+/// `GET /tasks`
+pub async fn list(State(app): State<App>, session: Session) -> Result {
+    let tasks = views::tasks(app.db()).await?;
+    let shell = Shell::new(&app, &session, Section::Tasks, "Backup tasks").await?;
+    page(&List { shell, tasks })
+}
+
+/// `GET /tasks/{task}`
+pub async fn one(State(app): State<App>, session: Session, Path(task): Path<TaskId>, fields: Fields) -> Result {
+    show(&app, &session, task, super::page_number(&fields), None).await
+}
+
+async fn show(app: &App, session: &Session, id: TaskId, page_number: i64, note: Option<String>) -> Result {
+    let task = views::task_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
+    let picked = app.db().task_machines(id).await?;
+    let machines = views::task_machines(app.db(), "", None, Some(&picked)).await?;
+    let runs = views::runs(app.db(), &RunFilter { task: Some(id), page: page_number, ..RunFilter::default() }).await?;
+    let shell = Shell::new(app, session, Section::Tasks, task.name.clone()).await?;
+    let failed = note.is_some();
+    let template = One { shell, task, machines, runs, note };
+    if failed { form_again(&template) } else { page(&template) }
+}
+
+/// `POST /tasks/{task}/run`
+pub async fn run(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
+    match app.db().start_run(task, &session.name, None).await? {
+        Start::Started { run_id, .. } => {
+            record(&app, &session, "task.started", &task.to_string(), &format!("run {run_id}")).await?;
+            go(format!("/activity/{run_id}"))
+        }
+        Start::AlreadyStarted(run) | Start::AlreadyRunning(run) => go(format!("/activity/{run}")),
+        Start::NoMachines => {
+            let note = "This task has no machines any more. Change it and pick some.".to_owned();
+            show(&app, &session, task, 1, Some(note)).await
+        }
+    }
+}
+
+/// `POST /tasks/{task}/pause`
+pub async fn pause(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
+    app.db().set_task_paused(task, true).await?;
+    record(&app, &session, "task.paused", &task.to_string(), "").await?;
+    go(format!("/tasks/{task}?said=task-paused"))
+}
+
+/// `POST /tasks/{task}/resume`
+pub async fn resume(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
+    app.db().set_task_paused(task, false).await?;
+    record(&app, &session, "task.resumed", &task.to_string(), "").await?;
+    go(format!("/tasks/{task}?said=task-resumed"))
+}
+
+/// `POST /tasks/{task}/remove`
+pub async fn remove(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
+    let before = views::task_line(app.db(), task).await?.ok_or(Failure::NotFound)?;
+    match app.db().delete_task(task).await {
+        Ok(()) => {
+            record(&app, &session, "task.removed", &before.name, "").await?;
+            go("/tasks?said=task-removed")
+        }
+        Err(db::Error::InUse { by, .. }) => {
+            let note = format!("The task was not removed, because of {}. Cancel it first.", by.join(", "));
+            show(&app, &session, task, 1, Some(note)).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}

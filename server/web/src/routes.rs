@@ -1,0 +1,121 @@
+//! Everything that answers: one table. A test walks it with every role.
+
+use crate::assets;
+use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
+use crate::pages::{health, search, settings, storage, task_wizard, tasks};
+use crate::state::App;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use domain::permission::Permission::{
+    self, EditTasks, ManageDevices, ManageLocations, ManageServer, Public, Restore, RunTasks, View,
+};
+
+/// One line of the table.
+pub struct Route {
+    /// GET or POST; the test over the table needs it.
+    #[allow(dead_code)]
+    pub method: Method,
+    /// Path, in axum's notation.
+    pub path: &'static str,
+    /// What the account needs.
+    pub permission: Permission,
+    /// What answers.
+    pub handler: MethodRouter<App>,
+}
+
+fn get<T: 'static, H: Handler<T, App>>(path: &'static str, permission: Permission, handler: H) -> Route {
+    Route { method: Method::GET, path, permission, handler: on(MethodFilter::GET, handler) }
+}
+
+fn post<T: 'static, H: Handler<T, App>>(path: &'static str, permission: Permission, handler: H) -> Route {
+    Route { method: Method::POST, path, permission, handler: on(MethodFilter::POST, handler) }
+}
+
+/// The table.
+pub fn table() -> Vec<Route> {
+    let mut routes = vec![
+        get("/health", Public, health),
+        get("/static/{version}/{*name}", Public, assets::serve),
+        get("/setup", Public, gate::setup),
+        post("/setup", Public, gate::set_up),
+        get("/login", Public, gate::login),
+        post("/login", Public, gate::sign_in),
+        post("/logout", View, gate::log_out),
+        post("/theme", View, gate::theme),
+        get("/", View, home::home),
+        get("/live/home", View, home::live),
+        get("/search", View, search::search),
+        get("/settings", View, settings::settings),
+        get("/settings/audit", ManageServer, settings::audit),
+        get("/settings/account", View, account::account),
+        post("/settings/account/password", View, account::change_password),
+    ];
+    routes.extend(of_devices());
+    routes.extend(of_tasks());
+    routes.extend(of_restores());
+    routes
+}
+
+fn of_devices() -> Vec<Route> {
+    vec![
+        get("/devices", View, devices::list),
+        post("/devices/simulated", ManageDevices, devices::add_simulated),
+        get("/devices/new", ManageDevices, device_wizard::address),
+        post("/devices/new", ManageDevices, device_wizard::probe),
+        get("/devices/new/{draft}/certificate", ManageDevices, device_wizard::certificate),
+        post("/devices/new/{draft}/certificate", ManageDevices, device_wizard::check),
+        post("/devices/new/{draft}/save", ManageDevices, device_wizard::save),
+        get("/devices/{device}", View, devices::one),
+        post("/devices/{device}/sync", RunTasks, devices::sync),
+        post("/devices/{device}/test", ManageDevices, devices::test),
+        post("/devices/{device}/enable", ManageDevices, devices::enable),
+        post("/devices/{device}/disable", ManageDevices, devices::disable),
+        post("/devices/{device}/remove", ManageDevices, devices::remove),
+        get("/devices/{device}/edit", ManageDevices, devices::edit),
+        post("/devices/{device}/edit", ManageDevices, devices::save),
+        get("/devices/{device}/certificate", ManageDevices, devices::certificate),
+        post("/devices/{device}/certificate", ManageDevices, devices::accept_certificate),
+        get("/machines", View, machines::list),
+        post("/machines", RunTasks, machines::bulk),
+        get("/machines/{vm}", View, machines::one),
+        post("/machines/{vm}/run", RunTasks, machines::run),
+        get("/storage", View, storage::list),
+        get("/storage/new", ManageLocations, storage::new),
+        post("/storage/new", ManageLocations, storage::create),
+        get("/storage/{repository}", View, storage::one),
+        post("/storage/{repository}/verify", RunTasks, storage::verify),
+    ]
+}
+
+fn of_tasks() -> Vec<Route> {
+    vec![
+        get("/tasks", View, tasks::list),
+        get("/tasks/new", EditTasks, task_wizard::new),
+        post("/tasks/new", EditTasks, task_wizard::begin),
+        get("/tasks/draft/{draft}/{step}", EditTasks, task_wizard::step),
+        post("/tasks/draft/{draft}/{step}", EditTasks, task_wizard::answer),
+        get("/tasks/{task}", View, tasks::one),
+        post("/tasks/{task}/run", RunTasks, tasks::run),
+        post("/tasks/{task}/pause", RunTasks, tasks::pause),
+        post("/tasks/{task}/resume", RunTasks, tasks::resume),
+        post("/tasks/{task}/edit", EditTasks, task_wizard::edit),
+        post("/tasks/{task}/remove", EditTasks, tasks::remove),
+        get("/activity", View, activity::list),
+        get("/activity/{run}", View, run::one),
+        get("/live/run/{run}", View, run::live),
+        post("/activity/{run}/cancel", RunTasks, run::cancel),
+        post("/activity/{run}/retry", RunTasks, run::retry),
+    ]
+}
+
+fn of_restores() -> Vec<Route> {
+    vec![
+        get("/restore", View, restore::list),
+        get("/restore/machines/{key}", View, restore::points),
+        get("/restore/points/{point}", View, restore::point),
+        post("/restore/points/{point}", Restore, restore_wizard::begin),
+        get("/restore/draft/{draft}/{step}", Restore, restore_wizard::step),
+        post("/restore/draft/{draft}/{step}", Restore, restore_wizard::answer),
+    ]
+}

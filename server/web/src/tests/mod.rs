@@ -1,0 +1,7 @@
+//! The console over its router: a client that keeps cookies, doubles for hosts and repositories, a real Postgres.
+
+mod auth;
+mod pages;
+mod permissions;
+mod wizards;
+mod world;
