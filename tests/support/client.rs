@@ -38,7 +38,7 @@ impl Client {
     pub async fn submit(&mut self, page: &str, action: &str, fields: &[(&str, &str)]) -> Answer {
         let form = self.get(page).await;
         let token = form_token(&form.body).unwrap_or_default();
-        let mut all = vec![("token", token.as_str())];
+        let mut all = vec![("form_token", token.as_str())];
         all.extend_from_slice(fields);
         self.post(action, &all).await
     }
@@ -77,9 +77,9 @@ impl Client {
     }
 }
 
-/// Value of the first hidden field named `token`.
+/// Value of the first hidden field named `form_token`.
 fn form_token(page: &str) -> Option<String> {
-    let field = page.split("name=\"token\"").nth(1)?;
+    let field = page.split("name=\"form_token\"").nth(1)?;
     let value = field.split("value=\"").nth(1)?;
     value.split('"').next().map(str::to_owned)
 }
