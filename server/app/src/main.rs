@@ -1,1 +1,82 @@
-fn main() {}
+//! The program `stillframe`: it reads the command line and the environment, and puts the libraries together.
+//!
+//! Owns: options, the data folder, start and stop, the terminal. Must never: decide anything a library should.
+//! Read next: `serve/mod.rs`.
+
+mod failure;
+mod repo;
+mod selftest;
+mod simulate;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Backs up virtual machines without an agent, and restores them.
+#[derive(Debug, Parser)]
+#[command(name = "stillframe", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How logs are written to standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "STILLFRAME_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the console and the workers.
+    /// Say what is missing on this machine, and what to do about it.
+    /// Help for administrators who are locked out.
+    /// Start a simulated host, to try things on.
+    Simulate(simulate::Options),
+    /// Work on a repository with nothing but its folder and its passphrase.
+    Repo(repo::RepoCommand),
+    /// Back up and restore a machine on two simulated hosts, and compare every byte.
+    Selftest(selftest::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs(cli.log_format);
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new("The program could not start its threads", &error).report(),
+    };
+    let result = runtime.block_on(run(cli.command));
+    // Work that is still blocked in a read must not keep the program alive.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Simulate(options) => simulate::run(options).await,
+        Command::Repo(command) => Ok(repo::run(command).await),
+        Command::Selftest(options) => selftest::run(options).await,
+    }
+}
+
+fn start_logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("STILLFRAME_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

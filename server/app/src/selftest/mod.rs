@@ -1,0 +1,96 @@
+//! `stillframe selftest`: the main job on two simulated hosts, with the real engine, database and repository, every
+//! restored byte compared. The user's check of an installation, and ours.
+//!
+//! Read next: `stage.rs` (what is set up), `steps.rs` (what is done and expected), `report.rs` (the table).
+
+mod compare;
+mod guest;
+mod report;
+mod stage;
+mod steps;
+
+use crate::failure::Failure;
+use clap::Args;
+use report::Report;
+use stage::Stage;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// See the program's `--help`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// A raw disk image with a bootable guest; it becomes the first disk of the machine (as a copy). Without it that
+    /// disk is generated.
+    #[arg(long)]
+    guest: Option<PathBuf>,
+    /// Leave everything in place, and print where the restored disks are.
+    #[arg(long)]
+    keep: bool,
+    /// Where to work; needs about three times the size of the disks. Without it: a new folder for temporary files.
+    #[arg(long)]
+    work_dir: Option<PathBuf>,
+}
+
+/// Exit code 0 only if everything held.
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let work = WorkDir::make(&options)?;
+    println!("Self-test on simulated hosts, in {}", work.path.display());
+    let stage = Stage::set_up(&work.path, options.guest.as_deref()).await?;
+    let mut report = Report::start();
+    let outcome = steps::run(&stage, &mut report).await;
+    if let Err(failure) = &outcome {
+        report.failed(failure);
+    }
+    if options.keep {
+        print_restored(&stage);
+    }
+    stage.take_down().await;
+    work.remove_unless(options.keep);
+    Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_restored(stage: &Stage) {
+    let Some(name) = stage.target.machine_names().into_iter().max() else { return };
+    if let Ok(machine) = stage.target.machine(&name) {
+        for disk in machine.disks {
+            println!("restored disk {}: {}", disk.key, disk.base_file.display());
+        }
+    }
+}
+
+struct WorkDir {
+    path: PathBuf,
+    ours: bool,
+}
+
+impl WorkDir {
+    fn make(options: &Options) -> Result<Self, Failure> {
+        let what = "No folder to work in could be made";
+        let (path, ours) = match &options.work_dir {
+            Some(path) => (path.clone(), false),
+            None => {
+                let folder = tempfile::Builder::new().prefix("stillframe-selftest-").tempdir();
+                (folder.map_err(|error| Failure::new(what, &error))?.keep(), true)
+            }
+        };
+        std::fs::create_dir_all(&path).map_err(|error| Failure::new(what, &error))?;
+        let empty = std::fs::read_dir(&path).map_err(|error| Failure::new(what, &error))?.next().is_none();
+        if !empty {
+            return Err(Failure::because(what, format!("{} is not empty", path.display())));
+        }
+        let path = path.canonicalize().map_err(|error| Failure::new(what, &error))?;
+        Ok(Self { path, ours })
+    }
+
+    fn remove_unless(self, keep: bool) {
+        if keep {
+            println!("kept: {}", self.path.display());
+        } else if self.ours {
+            let _ = std::fs::remove_dir_all(&self.path);
+        } else {
+            for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}

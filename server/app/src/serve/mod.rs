@@ -1,0 +1,162 @@
+//! The server: lock → database → simulated hosts → workers → console, and the same backwards at the end.
+//!
+//! Owns: the order of start and stop, and what is printed. Read next: `data_dir.rs`, `tls.rs`, `demo.rs`.
+
+pub mod data_dir;
+mod demo;
+mod listen;
+pub mod options;
+mod token;
+mod tls;
+
+pub use options::Options;
+
+use crate::failure::Failure;
+use data_dir::DataDir;
+use db::private_postgres::{PostgresOptions, PrivatePostgres};
+use db::{Address, CredentialKey, Database};
+use demo::SimulatedHosts;
+use domain::{Clock, SystemClock};
+use engine::{Engine, EngineConfig, Workers};
+use listen::Listener;
+use sha2::{Digest, Sha256};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
+    // The address first: a port that is taken, or plain HTTP where it is not safe, needs no database to be refused.
+    let listener = Listener::bind(&options)?;
+    let data = DataDir::open_and_lock(&options.data_dir())?;
+    let secure = listener.make_secure(&options, &data)?;
+    let (database, mut postgres) = open_database(&options, &data).await?;
+    let demo = Arc::new(SimulatedHosts::restart(data.path().join("simulated")).await);
+    let engine = Engine::new(database.clone(), EngineConfig::new(data.path().to_owned(), worker_name(&data)));
+    let workers =
+        Workers::start(&engine).await.map_err(|error| Failure::new("The workers could not be started", &error))?;
+    let state = web::AppState {
+        db: database.clone(),
+        backend: Arc::new(engine),
+        demo: demo.clone(),
+        clock: Arc::new(SystemClock),
+        version: env!("CARGO_PKG_VERSION"),
+        server_name: server_name(),
+        secure: listener.is_tls(),
+        certificate_sha256: secure.as_ref().map(|tls| tls.fingerprint),
+        time_zone: jiff::tz::TimeZone::system(),
+        facts: facts(&options, &data),
+    };
+    let serving = listener.serve(secure, web::router(state))?;
+    announce(&serving, &database).await?;
+    let ended = tokio::select! {
+        () = signals.any() => Ok(()),
+        result = serving.ended() => result.map_err(|error| Failure::new("The console stopped", &error)),
+        () = postgres_ended(postgres.as_mut()) => Err(Failure::because("The server stopped", "its database ended")
+            .hint("Its log is postgres/postgres.log in the data folder.")),
+    };
+    tracing::info!("stopping: running jobs put away their snapshots first");
+    serving.stop().await;
+    workers.stop().await;
+    demo.stop().await;
+    database.close().await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await.map_err(|error| Failure::new("The database did not stop", &error))?;
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn postgres_ended(postgres: Option<&mut PrivatePostgres>) {
+    match postgres {
+        Some(postgres) => postgres.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+pub async fn open_database(options: &Options, data: &DataDir) -> Result<(Database, Option<PrivatePostgres>), Failure> {
+    let key = CredentialKey::load_or_create(data.path())
+        .map_err(|error| Failure::new("The credential key could not be read", &error))?;
+    let (address, postgres) = match options.database_url() {
+        Some(url) => (Address::Url(url), None),
+        None => {
+            let options = PostgresOptions {
+                data_dir: data.path().to_owned(),
+                path: std::env::var_os("PATH"),
+                settings: Vec::new(),
+            };
+            let postgres = PrivatePostgres::start(&options)
+                .await
+                .map_err(|error| Failure::new("The private database did not start", &error))?;
+            (postgres.address(), Some(postgres))
+        }
+    };
+    match Database::connect(&address, key).await {
+        Ok(database) => Ok((database, postgres)),
+        Err(error) => {
+            if let Some(postgres) = postgres {
+                let _ = postgres.stop().await;
+            }
+            Err(Failure::new("The database could not be opened", &error))
+        }
+    }
+}
+
+/// The same at each start on this data folder, and another on every other.
+fn worker_name(data: &DataDir) -> String {
+    let folder = Sha256::digest(data.path().as_os_str().as_encoded_bytes());
+    format!("{}-{}", server_name().replace('/', "-"), hex::encode(&folder[..4]))
+}
+
+fn server_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn facts(options: &Options, data: &DataDir) -> Vec<(String, String)> {
+    let database = if options.database_url().is_some() { "the one DATABASE_URL names" } else { "private, in the data folder" };
+    vec![
+        ("Data folder".to_owned(), data.path().display().to_string()),
+        ("Database".to_owned(), database.to_owned()),
+        ("Process".to_owned(), std::process::id().to_string()),
+        ("Started".to_owned(), SystemClock.now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
+    ]
+}
+
+/// What a newcomer needs to see. The token is printed here and nowhere else.
+async fn announce(serving: &listen::Serving, database: &Database) -> Result<(), Failure> {
+    println!("Stillframe {}", env!("CARGO_PKG_VERSION"));
+    for address in serving.addresses() {
+        println!("  Address:      {address}");
+    }
+    if let Some(fingerprint) = serving.fingerprint() {
+        println!("  Certificate:  SHA-256 {fingerprint}");
+        if serving.self_signed() {
+            println!("                self-signed: compare this with what the browser shows, then accept it");
+        }
+    }
+    if let Some(token) = token::issue(database).await? {
+        println!("  Setup token:  {token}");
+        println!("                works once, for the first administrator; a new one is made at each start until then");
+    }
+    println!("Ready. Ctrl-C stops it.");
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::new("Signals cannot be received", &error));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
