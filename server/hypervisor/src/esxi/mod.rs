@@ -15,6 +15,8 @@ mod machine;
 mod preflight;
 mod property;
 mod reader;
+#[cfg(test)]
+mod script;
 mod session;
 mod snapshot;
 mod soap;

@@ -218,3 +218,97 @@ fn not_made() -> CallError {
         fields: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esxi::script::Script;
+
+    /// `Result` is this crate's own here.
+    type Answer = std::result::Result<String, &'static str>;
+
+    const XSI: &str = r#"xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance""#;
+
+    /// One object with one property, as `RetrievePropertiesEx` answers it.
+    #[allow(clippy::unnecessary_wraps)] // a list of answers holds faults as well
+    fn object(kind: &str, id: &str, property: &str, value: &str) -> Answer {
+        Ok(format!(
+            "<returnval><objects><obj type='{kind}'>{id}</obj><propSet><name>{property}</name>\
+             <val {XSI}>{value}</val></propSet></objects></returnval>"
+        ))
+    }
+
+    fn task(state: &str) -> Answer {
+        object("Task", "t", "info", &format!("<state>{state}</state>"))
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // a list of answers holds faults as well
+    fn started() -> Answer {
+        Ok("<returnval type='Task'>t</returnval>".into())
+    }
+
+    fn consolidation(needed: bool) -> Answer {
+        object("VirtualMachine", "VM", "runtime.consolidationNeeded", &needed.to_string())
+    }
+
+    async fn remove_from(script: &Script) -> crate::Result<()> {
+        remove(script, &MachineRef("VM".into()), &SnapshotRef("S".into())).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_is_removed_alone_and_awaited() {
+        let script = Script::new([started(), task("running"), task("success"), consolidation(false)]);
+        remove_from(&script).await.unwrap();
+        assert_eq!(
+            script.asked()[0],
+            concat!(
+                r#"<RemoveSnapshot_Task xmlns="urn:vim25"><_this type="VirtualMachineSnapshot">S</_this>"#,
+                "<removeChildren>false</removeChildren><consolidate>true</consolidate></RemoveSnapshot_Task>"
+            )
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn consolidation_is_asked_for_once_and_checked() {
+        let script = Script::new([
+            Err("ManagedObjectNotFound"),
+            consolidation(true),
+            started(),
+            task("success"),
+            consolidation(true),
+        ]);
+        let error = remove_from(&script).await.unwrap_err();
+        assert_eq!((error.code, error.kind), ("esxi.consolidation_needed", ErrorKind::Busy));
+        assert_eq!(script.asked().iter().filter(|call| call.starts_with("<ConsolidateVMDisks_Task ")).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_machine_is_asked_again() {
+        let script = Script::new([Err("TaskInProgress"), started(), task("success"), consolidation(false)]);
+        remove_from(&script).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_is_asked_for_without_memory() {
+        let script = Script::new([Err("NoPermission")]);
+        let request = SnapshotRequest { name: "n".into(), description: "d".into(), quiesce: Quiesce::Prefer };
+        assert!(make(&script, &MachineRef("VM".into()), &request, true).await.is_err());
+        assert_eq!(
+            script.asked()[0],
+            concat!(
+                r#"<CreateSnapshot_Task xmlns="urn:vim25"><_this type="VirtualMachine">VM</_this><name>n</name>"#,
+                "<description>d</description><memory>false</memory><quiesce>true</quiesce></CreateSnapshot_Task>"
+            )
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_cancelled() {
+        let answers = (0..60).map(|n| if n == 0 { started() } else { task("running") });
+        let script = Script::new(answers);
+        let call = Request::new("X_Task", &MoRef::new("VirtualMachine", "VM"), |_| {});
+        let error = task::run(&script, call, Duration::from_secs(30)).await.unwrap_err();
+        assert!(matches!(error, CallError::Host(error) if error.code == "esxi.task_timeout"));
+        assert!(script.asked().last().unwrap().starts_with("<CancelTask "));
+    }
+}

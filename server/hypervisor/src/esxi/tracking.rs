@@ -161,3 +161,105 @@ pub(super) fn mark_is_stale(
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esxi::script::Script;
+    use domain::point::ChangeMark;
+
+    const CAPACITY: u64 = 1 << 20;
+
+    fn page(start: u64, length: u64, areas: &[(u64, u64)]) -> String {
+        let areas: Vec<String> = areas
+            .iter()
+            .map(|(start, length)| {
+                format!("<changedArea><start>{start}</start><length>{length}</length></changedArea>")
+            })
+            .collect();
+        let areas = areas.concat();
+        format!("<returnval><startOffset>{start}</startOffset><length>{length}</length>{areas}</returnval>")
+    }
+
+    async fn ask(script: &Script) -> Result<Areas> {
+        let (machine, snapshot) = (MoRef::new("VirtualMachine", "VM"), MoRef::new("VirtualMachineSnapshot", "S"));
+        let question = Question {
+            machine: &machine,
+            snapshot: &snapshot,
+            disk_key: 2000,
+            capacity_bytes: CAPACITY,
+            change_id: "*",
+        };
+        query(script, &question).await
+    }
+
+    #[tokio::test]
+    async fn pages_are_asked_for_until_the_capacity() {
+        let half = CAPACITY / 2;
+        let script = Script::new([
+            Ok(page(0, half, &[(0, 4096), (8192, 4096)])),
+            Ok(page(half, half - 4096, &[])),
+            Ok(page(CAPACITY - 4096, 4096, &[(CAPACITY - 4096, 4096)])),
+        ]);
+        let expected = vec![Extent::new(0, 4096), Extent::new(8192, 4096), Extent::new(CAPACITY - 4096, 4096)];
+        assert_eq!(ask(&script).await.unwrap(), Areas::Known(expected));
+        let asked = script.asked();
+        assert_eq!(asked.len(), 3, "never at the capacity itself");
+        assert_eq!(
+            asked[0],
+            concat!(
+                r#"<QueryChangedDiskAreas xmlns="urn:vim25"><_this type="VirtualMachine">VM</_this>"#,
+                r#"<snapshot type="VirtualMachineSnapshot">S</snapshot><deviceKey>2000</deviceKey>"#,
+                "<startOffset>0</startOffset><changeId>*</changeId></QueryChangedDiskAreas>"
+            )
+        );
+        assert!(asked[1].contains(&format!("<startOffset>{half}</startOffset>")));
+    }
+
+    #[tokio::test]
+    async fn answers_that_do_not_add_up_are_refused() {
+        let cases = [
+            ("overlap", page(0, CAPACITY, &[(0, 4096), (2048, 4096)])),
+            ("descending", page(0, CAPACITY, &[(8192, 4096), (0, 4096)])),
+            ("empty area", page(0, CAPACITY, &[(0, 0)])),
+            ("past the end", page(0, CAPACITY, &[(CAPACITY - 1, 2)])),
+            ("past the answer", page(0, CAPACITY / 2, &[(CAPACITY / 2, 2)])),
+            ("answer past the end", page(0, CAPACITY + 1, &[])),
+            ("no progress", page(0, 0, &[])),
+            ("another start", page(512, CAPACITY - 512, &[])),
+            ("overflow", page(0, CAPACITY, &[(u64::MAX, 2)])),
+            ("negative", "<returnval><startOffset>0</startOffset><length>-1</length></returnval>".into()),
+            ("nothing", String::new()),
+        ];
+        for (name, answer) in cases {
+            let error = ask(&Script::new([Ok(answer)])).await.expect_err(name);
+            assert_eq!(error.kind, ErrorKind::Protocol, "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_know_is_no_error() {
+        for fault in ["FileFault", "InvalidArgument"] {
+            assert!(
+                matches!(ask(&Script::new([Err(fault)])).await, Ok(Areas::Unknown(reason)) if reason.contains(fault))
+            );
+        }
+        let error = ask(&Script::new([Err("NoPermission")])).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Permission);
+    }
+
+    #[test]
+    fn a_mark_is_used_only_with_the_disk_it_was_made_of() {
+        let mark =
+            ChangeMark { disk_key: 2000, disk_uuid: Some("d".into()), capacity_bytes: 10, token: "era/5".into() };
+        let stale = |change_id: Option<&str>, uuid, capacity| mark_is_stale(&mark, change_id, uuid, capacity).is_some();
+        assert!(!stale(Some("era/9"), Some("d"), 10));
+        assert!(stale(Some("other/9"), Some("d"), 10), "tracking was reset");
+        assert!(stale(None, Some("d"), 10), "tracking is not active");
+        assert!(stale(Some("era/9"), Some("e"), 10), "another disk");
+        assert!(stale(Some("era/9"), None, 10));
+        assert!(stale(Some("era/9"), Some("d"), 11), "resized");
+        let odd = ChangeMark { token: "no era".into(), ..mark.clone() };
+        assert!(mark_is_stale(&odd, Some("no era"), Some("d"), 10).is_some());
+    }
+}
