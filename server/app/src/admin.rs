@@ -51,14 +51,16 @@ async fn reset_password(database: &db::Database, name: &str) -> Result<String, F
             Ok(accounts) => accounts.into_iter().map(|account| account.name).collect(),
             Err(error) => return Err(Failure::new(what(), &error)),
         };
-        return Err(Failure::because(what(), "there is no such account").hint(format!("Accounts: {}", names.join(", "))));
+        return Err(
+            Failure::because(what(), "there is no such account").hint(format!("Accounts: {}", names.join(", ")))
+        );
     };
     let mut bytes = [0; PASSWORD_BYTES];
     getrandom::fill(&mut bytes).map_err(|error| Failure::because(what(), error.to_string()))?;
     let password = hex::encode(bytes);
     let hash = web::hash_password(SecretString::from(password.clone()))
         .await
-        .map_err(|error| Failure::because(what(), error.to_string()))?;
+        .ok_or_else(|| Failure::because(what(), "it could not be hashed"))?;
     database.set_password(account.account_id, &hash).await.map_err(|error| Failure::new(what(), &error))?;
     database.delete_sessions_of(account.account_id).await.map_err(|error| Failure::new(what(), &error))?;
     Ok(password)

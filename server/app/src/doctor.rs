@@ -3,7 +3,6 @@
 use crate::serve::options::data_dir_or_default;
 use clap::Args;
 use db::private_postgres::Programs;
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -137,7 +136,6 @@ mod tests {
         let trouble = console(taken.local_addr().unwrap()).err().unwrap();
         assert!(trouble.what.contains(&taken.local_addr().unwrap().to_string()));
         let file = tempfile::NamedTempFile::new().unwrap();
-        let _ = fs::metadata(file.path()).unwrap();
         assert!(data_folder(&file.path().join("data")).err().unwrap().what.contains("is not a folder"));
     }
 }

@@ -3,9 +3,12 @@
 //! Owns: options, the data folder, start and stop, the terminal. Must never: decide anything a library should.
 //! Read next: `serve/mod.rs`.
 
+mod admin;
+mod doctor;
 mod failure;
 mod repo;
 mod selftest;
+mod serve;
 mod simulate;
 
 use clap::{Parser, Subcommand};
@@ -35,8 +38,11 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the console and the workers.
+    Serve(serve::Options),
     /// Say what is missing on this machine, and what to do about it.
+    Doctor(doctor::Options),
     /// Help for administrators who are locked out.
+    Admin(admin::Options),
     /// Start a simulated host, to try things on.
     Simulate(simulate::Options),
     /// Work on a repository with nothing but its folder and its passphrase.
@@ -66,6 +72,9 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Serve(options) => serve::run(options).await,
+        Command::Doctor(options) => Ok(doctor::run(&options)),
+        Command::Admin(options) => admin::run(options).await,
         Command::Simulate(options) => simulate::run(options).await,
         Command::Repo(command) => Ok(repo::run(command).await),
         Command::Selftest(options) => selftest::run(options).await,

@@ -60,9 +60,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if !options.disk.is_empty() {
         config.machines = vec![machine_of(&options.disk)];
     }
-    let host = SimulatedHost::start(config)
-        .await
-        .map_err(|error| Failure::new("The simulated host did not start", &error))?;
+    let host =
+        SimulatedHost::start(config).await.map_err(|error| Failure::new("The simulated host did not start", &error))?;
     println!("A simulated ESXi host is ready.");
     println!("  Address:      {}", host.address());
     println!("  Account:      {}", options.account);

@@ -25,6 +25,7 @@ mod state;
 mod tests;
 mod ui;
 
+pub use auth::password::hash_password;
 pub use backend::{Backend, DemoHost, DemoHosts, HostAccess, NewLocation, Preflight};
 pub use state::AppState;
 

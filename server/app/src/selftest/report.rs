@@ -39,7 +39,8 @@ impl Report {
     }
 
     fn row_of(&mut self, what: &str, figures: Figures, took: Duration, result: Result<String, String>) {
-        let bytes = |value: Option<u64>| value.map_or_else(|| "–".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+        let bytes =
+            |value: Option<u64>| value.map_or_else(|| "–".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
         let (read, stored) = (bytes(figures.read_bytes), bytes(figures.stored_bytes));
         let (word, detail) = match result {
             Ok(detail) => {

@@ -50,8 +50,7 @@ impl Stage {
         open_to_postgres(work, &data_dir)?;
         let options =
             PostgresOptions { data_dir: data_dir.clone(), path: std::env::var_os("PATH"), settings: Vec::new() };
-        let postgres =
-            PrivatePostgres::start(&options).await.map_err(failed("The private database did not start"))?;
+        let postgres = PrivatePostgres::start(&options).await.map_err(failed("The private database did not start"))?;
         let key = CredentialKey::load_or_create(&data_dir).map_err(failed("No credential key could be made"))?;
         let db =
             Database::connect(&postgres.address(), key).await.map_err(failed("The database could not be opened"))?;
@@ -117,12 +116,7 @@ async fn start_host(work: &Path, name: &str, machines: Vec<MachineSpec>) -> Resu
     SimulatedHost::start(config).await.map_err(failed("A simulated host did not start"))
 }
 
-async fn add_device(
-    db: &Database,
-    engine: &Engine,
-    name: &str,
-    host: &SimulatedHost,
-) -> Result<DeviceId, Failure> {
+async fn add_device(db: &Database, engine: &Engine, name: &str, host: &SimulatedHost) -> Result<DeviceId, Failure> {
     let address = host.address();
     let access = HostAccess {
         host: address.ip().to_string(),

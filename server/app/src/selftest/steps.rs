@@ -98,7 +98,11 @@ async fn back_up(
     let newest = stage.db.newest_point(vm, stage.repository).await.map_err(database("No point"))?;
     let point = newest.ok_or_else(|| Failure::because("The run left no point", format!("run {run_id}")))?;
     let figures = Figures { read_bytes: Some(point.bytes_read), stored_bytes: Some(point.bytes_stored) };
-    report.row(&format!("backup {number}: {}", point.kind.as_str()), figures, Ok(point.consistency.as_str().to_owned()));
+    report.row(
+        &format!("backup {number}: {}", point.kind.as_str()),
+        figures,
+        Ok(point.consistency.as_str().to_owned()),
+    );
     // The run's own snapshot is the last one: a first one may only have made change tracking take effect.
     let record = stage.source.snapshot_records().into_iter().rfind(|record| record.machine == MACHINE);
     Ok((point, record))
@@ -118,7 +122,10 @@ async fn wait_for_run(stage: &Stage, run: RunId) -> Result<(), Failure> {
             }
             JobState::Queued | JobState::Running if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
             JobState::Queued | JobState::Running => {
-                return Err(Failure::because(format!("Run {run} did not end"), format!("{JOB_SECONDS_MAX} s have passed")));
+                return Err(Failure::because(
+                    format!("Run {run} did not end"),
+                    format!("{JOB_SECONDS_MAX} s have passed"),
+                ));
             }
         }
     }

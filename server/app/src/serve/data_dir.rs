@@ -26,11 +26,10 @@ impl DataDir {
             .map_err(|error| Failure::new(what(), &error).hint("Name another one with --data-dir."))?;
         let path = fs::canonicalize(path).map_err(|error| Failure::new(what(), &error))?;
         let lock = take_lock(&path.join("server.lock")).map_err(|error| match error {
-            LockError::Held(holder) => Failure::because(
-                what(),
-                format!("another Stillframe server uses it (process {holder})"),
-            )
-            .hint("Stop that one first, or name another folder with --data-dir."),
+            LockError::Held(holder) => {
+                Failure::because(what(), format!("another Stillframe server uses it (process {holder})"))
+                    .hint("Stop that one first, or name another folder with --data-dir.")
+            }
             LockError::File(error) => Failure::new(what(), &error),
         })?;
         Ok(Self { path, _lock: lock })
@@ -61,7 +60,8 @@ impl From<std::io::Error> for LockError {
 
 /// Locks the file and writes our process number into it, for the next one to name.
 fn take_lock(path: &Path) -> Result<File, LockError> {
-    let mut file = File::from(rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?);
+    let mut file =
+        File::from(rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -29,7 +29,9 @@ impl Listener {
         if options.plain_http && !wanted.ip().is_loopback() {
             return Err(Failure::because(
                 "Plain HTTP is refused",
-                format!("{wanted} can be reached from other machines, and passwords would cross the network in the clear"),
+                format!(
+                    "{wanted} can be reached from other machines, and passwords would cross the network in the clear"
+                ),
             )
             .hint("Leave --plain-http out, or listen on 127.0.0.1 behind a proxy that does TLS."));
         }
@@ -72,7 +74,14 @@ impl Listener {
                 tokio::spawn(server.serve(service))
             }
         };
-        Ok(Serving { handle, task: tokio::sync::Mutex::new(task), address: self.address, tls: self.tls, fingerprint, self_signed })
+        Ok(Serving {
+            handle,
+            task: tokio::sync::Mutex::new(task),
+            address: self.address,
+            tls: self.tls,
+            fingerprint,
+            self_signed,
+        })
     }
 }
 

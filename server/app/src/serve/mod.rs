@@ -6,8 +6,8 @@ pub mod data_dir;
 mod demo;
 mod listen;
 pub mod options;
-mod token;
 mod tls;
+mod token;
 
 pub use options::Options;
 
@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
@@ -36,6 +37,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let engine = Engine::new(database.clone(), EngineConfig::new(data.path().to_owned(), worker_name(&data)));
     let workers =
         Workers::start(&engine).await.map_err(|error| Failure::new("The workers could not be started", &error))?;
+    let stopping = CancellationToken::new();
     let state = web::AppState {
         db: database.clone(),
         backend: Arc::new(engine),
@@ -46,6 +48,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         secure: listener.is_tls(),
         certificate_sha256: secure.as_ref().map(|tls| tls.fingerprint),
         time_zone: jiff::tz::TimeZone::system(),
+        stopping: stopping.clone(),
         facts: facts(&options, &data),
     };
     let serving = listener.serve(secure, web::router(state))?;
@@ -57,6 +60,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             .hint("Its log is postgres/postgres.log in the data folder.")),
     };
     tracing::info!("stopping: running jobs put away their snapshots first");
+    stopping.cancel();
     serving.stop().await;
     workers.stop().await;
     demo.stop().await;
@@ -109,11 +113,14 @@ fn worker_name(data: &DataDir) -> String {
 }
 
 fn server_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "stillframe".to_owned() } else { name.to_owned() }
 }
 
 fn facts(options: &Options, data: &DataDir) -> Vec<(String, String)> {
-    let database = if options.database_url().is_some() { "the one DATABASE_URL names" } else { "private, in the data folder" };
+    let database =
+        if options.database_url().is_some() { "the one DATABASE_URL names" } else { "private, in the data folder" };
     vec![
         ("Data folder".to_owned(), data.path().display().to_string()),
         ("Database".to_owned(), database.to_owned()),

@@ -45,14 +45,15 @@ impl Tls {
         let unusable = |error: &dyn std::fmt::Display| {
             Failure::because(&what, error.to_string()).hint("Both must be PEM files that belong to each other.")
         };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect)
-            .map_err(|error| unusable(&error))?;
+        let chain: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).map_err(|error| unusable(&error))?;
         let leaf = chain.first().ok_or_else(|| unusable(&"there is no certificate in the file"))?;
         let fingerprint = Sha256::digest(leaf).into();
         let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(&error))?;
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|error| unusable(&error))?;
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| unusable(&error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), fingerprint, self_signed })
     }

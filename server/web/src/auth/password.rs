@@ -44,6 +44,11 @@ pub async fn fits(app: &App, password: SecretString, stored: Option<String>) -> 
 static DUMMY: LazyLock<String> =
     LazyLock::new(|| hash_now(&SecretString::from("no account has this name".to_owned())).unwrap_or_default());
 
+/// Hashes a password outside the console, for the command line.
+pub async fn hash_password(password: SecretString) -> Option<SecretString> {
+    tokio::task::spawn_blocking(move || hash_now(&password)).await.ok().flatten().map(SecretString::from)
+}
+
 fn hash_now(password: &SecretString) -> Option<String> {
     let mut salt = [0_u8; SALT_BYTES];
     getrandom::fill(&mut salt).ok()?;
