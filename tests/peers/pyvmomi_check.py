@@ -15,7 +15,7 @@ import sys
 import time
 
 from pyVim.connect import SmartConnect
-from pyVmomi import vim, vmodl
+from pyVmomi import VmomiSupport, vim, vmodl
 
 port, account, password, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 tls = ssl._create_unverified_context()
@@ -126,6 +126,32 @@ def disk_of(obj):
 disk = disk_of(web)
 assert disk.backing.fileName == "[datastore1] web-01/web-01.vmdk" and disk.backing.thinProvisioned
 assert disk.capacityInBytes == os.path.getsize(f"{folder}/web-01.raw")
+
+step("every property of every object")
+
+
+def unset(value, path=""):
+    """Elements without a value although the API calls them mandatory."""
+    if isinstance(value, list):
+        for item in value:
+            yield from unset(item, path)
+    elif isinstance(value, vmodl.DynamicData):
+        for prop in value._GetPropertyList():
+            below = getattr(value, prop.name)
+            if below is None and not prop.flags & VmomiSupport.F_OPTIONAL:
+                yield f"{path}.{type(value).__name__}.{prop.name}"
+            yield from unset(below, f"{path}.{prop.name}")
+
+
+for obj in [content.rootFolder, vm_folder, pool, web, busy, content.licenseManager, content.sessionManager, content.viewManager, si] + [
+    entry.obj
+    for kind in (vim.Datacenter, vim.ComputeResource, vim.HostSystem, vim.Datastore, vim.Network)
+    for entry in inventory(kind).values()
+]:
+    spec = PC.FilterSpec(propSet=[PC.PropertySpec(type=type(obj), all=True)], objectSet=[PC.ObjectSpec(obj=obj)])
+    for prop in pc.RetrievePropertiesEx(specSet=[spec], options=PC.RetrieveOptions()).objects[0].propSet:
+        missing = list(unset(prop.val, prop.name))
+        assert not missing, (type(obj).__name__, missing)
 
 step("power states and snapshots")
 assert get(busy, "runtime.powerState") == "poweredOn"

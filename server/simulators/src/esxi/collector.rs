@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::fault::SoapFault;
 use super::host::Host;
 use super::inventory;
-use super::schema::{SCHEMA, Version};
+use super::schema::SCHEMA;
 use super::value::{MoRef, Object, Value};
 use super::xml::Node;
 
@@ -19,10 +18,6 @@ const VIEWS_MAX: usize = 500;
 const PAGES_MAX: usize = 100;
 /// Objects one request can select.
 const OBJECTS_MAX: usize = 20_000;
-/// Longest wait for updates.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How often updates are looked for.
-const WAIT_STEP: Duration = Duration::from_millis(15);
 
 #[derive(Clone)]
 struct View {
@@ -32,21 +27,22 @@ struct View {
     recursive: bool,
 }
 
-struct Filter {
-    session: String,
-    collector: MoRef,
-    spec: Arc<FilterSpec>,
+pub(crate) struct Filter {
+    pub session: String,
+    pub collector: MoRef,
+    pub spec: Arc<FilterSpec>,
     /// Last value sent, by object and path.
-    sent: BTreeMap<(MoRef, String), String>,
-    reported: HashSet<MoRef>,
-    version: u64,
+    pub sent: BTreeMap<(MoRef, String), String>,
+    pub reported: HashSet<MoRef>,
+    pub version: u64,
 }
 
+/// What sessions have open.
 #[derive(Default)]
-struct Open {
+pub(crate) struct Open {
     next: u64,
     views: BTreeMap<String, View>,
-    filters: BTreeMap<String, Filter>,
+    pub filters: BTreeMap<String, Filter>,
     pages: BTreeMap<String, (String, Vec<Object>)>,
 }
 
@@ -127,7 +123,7 @@ fn read_select(node: &Node) -> Select {
 }
 
 /// Objects that the specification selects, each once, in the order they are met.
-fn select_objects(host: &Host, spec: &FilterSpec) -> Result<Vec<MoRef>, SoapFault> {
+pub(crate) fn select_objects(host: &Host, spec: &FilterSpec) -> Result<Vec<MoRef>, SoapFault> {
     let mut chosen = Chosen { host, order: Vec::new(), taken: HashSet::new(), walked: HashSet::new() };
     for start in &spec.starts {
         if !inventory::exists(host, &start.object) {
@@ -251,7 +247,7 @@ impl<'a> Properties<'a> {
     }
 }
 
-fn paths_for(spec: &FilterSpec, kind: &str) -> Option<Vec<String>> {
+pub(crate) fn paths_for(spec: &FilterSpec, kind: &str) -> Option<Vec<String>> {
     let mut paths = Vec::new();
     let mut selected = false;
     for set in &spec.sets {
@@ -270,7 +266,7 @@ fn paths_for(spec: &FilterSpec, kind: &str) -> Option<Vec<String>> {
 }
 
 /// The wanted values of one object; `None` when it is gone by now.
-fn values(host: &Host, object: &MoRef, paths: &[String]) -> Option<Vec<(String, Value)>> {
+pub(crate) fn values(host: &Host, object: &MoRef, paths: &[String]) -> Option<Vec<(String, Value)>> {
     let mut found = Vec::new();
     let mut properties = Properties::of(host, object);
     for path in paths {
@@ -304,6 +300,11 @@ pub(crate) fn retrieve(host: &Host, specs: &[FilterSpec]) -> Result<Vec<Object>,
 }
 
 impl Views {
+    /// For [`super::updates`].
+    pub fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock()
+    }
+
     /// One page of results; the rest waits under a token.
     pub fn page(&self, session: &str, mut contents: Vec<Object>, max: usize) -> Object {
         let rest = if contents.len() > max { contents.split_off(max) } else { Vec::new() };
@@ -436,103 +437,4 @@ fn contained(host: &Host, container: &MoRef, recursive: bool, depth: usize, foun
             }
         }
     }
-}
-
-/// Waits until a filter of the collector has news for the client that knows `version`, or `limit` is over.
-pub(crate) fn wait_for_updates(
-    host: &Host,
-    session: &str,
-    collector: &MoRef,
-    version: &str,
-    limit: Option<Duration>,
-    client: Version,
-) -> Result<Option<Value>, SoapFault> {
-    let deadline = Instant::now() + limit.unwrap_or(WAIT_MAX).min(WAIT_MAX);
-    loop {
-        let ids: Vec<(String, Arc<FilterSpec>)> = {
-            let mut open = host.views.0.lock();
-            let own = open.filters.iter_mut().filter(|(_, f)| f.session == session && f.collector == *collector);
-            own.map(|(id, filter)| {
-                if version.is_empty() {
-                    filter.sent.clear();
-                    filter.reported.clear();
-                }
-                (id.clone(), Arc::clone(&filter.spec))
-            })
-            .collect()
-        };
-        let mut updates = Vec::new();
-        let mut newest = version.parse::<u64>().unwrap_or(0);
-        for (id, spec) in ids {
-            if let Some((update, at)) = filter_update(host, &id, &spec, client)? {
-                updates.push(update);
-                newest = newest.max(at);
-            }
-        }
-        if !updates.is_empty() {
-            let set = Object::new("UpdateSet")
-                .with("version", (newest + 1).to_string())
-                .with("filterSet", Value::objects("PropertyFilterUpdate", updates));
-            return Ok(Some(set.into()));
-        }
-        if Instant::now() >= deadline || host.stop.is_cancelled() {
-            return Ok(None);
-        }
-        std::thread::sleep(WAIT_STEP);
-    }
-}
-
-fn filter_update(
-    host: &Host,
-    id: &str,
-    spec: &FilterSpec,
-    client: Version,
-) -> Result<Option<(Object, u64)>, SoapFault> {
-    let mut current = Vec::new();
-    for object in select_objects(host, spec).unwrap_or_default() {
-        let Some(paths) = paths_for(spec, &object.kind) else { continue };
-        if let Some(found) = values(host, &object, &paths) {
-            current.push((object, found));
-        }
-    }
-    let mut open = host.views.0.lock();
-    let Some(filter) = open.filters.get_mut(id) else {
-        return Err(SoapFault::not_found(&MoRef::new("PropertyFilter", id)));
-    };
-    let mut objects = Vec::new();
-    for (object, found) in current {
-        let mut changes = Vec::new();
-        for (path, value) in found {
-            let mut text = String::new();
-            value.write_any(&mut text, "val", client);
-            let key = (object.clone(), path.clone());
-            if filter.sent.get(&key) != Some(&text) {
-                filter.sent.insert(key, text);
-                changes.push(
-                    Object::new("PropertyChange")
-                        .with("name", path)
-                        .with("op", Value::enumeration("PropertyChangeOp", "assign"))
-                        .with("val", value),
-                );
-            }
-        }
-        let entered = filter.reported.insert(object.clone());
-        if entered || !changes.is_empty() {
-            let kind = Value::enumeration("ObjectUpdateKind", if entered { "enter" } else { "modify" });
-            objects.push(
-                Object::new("ObjectUpdate")
-                    .with("kind", kind)
-                    .with("obj", object)
-                    .with("changeSet", Value::objects("PropertyChange", changes)),
-            );
-        }
-    }
-    if objects.is_empty() {
-        return Ok(None);
-    }
-    filter.version += 1;
-    let update = Object::new("PropertyFilterUpdate")
-        .with("filter", MoRef::new("PropertyFilter", id))
-        .with("objectSet", Value::objects("ObjectUpdate", objects));
-    Ok(Some((update, filter.version)))
 }

@@ -36,6 +36,7 @@ mod spec;
 mod stream_vmdk;
 mod task;
 mod tls;
+mod updates;
 mod value;
 mod xml;
 

@@ -13,6 +13,7 @@ use super::inventory;
 use super::lease;
 use super::session::{Door, set_cookie};
 use super::soap::{Call, Reply};
+use super::updates;
 use super::value::{MoRef, Object, Value};
 
 /// Pseudo fault that becomes HTTP 503.
@@ -193,6 +194,6 @@ fn wait_for_updates(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
     let limit = call.node.child("options").and_then(|options| options.number::<u64>("maxWaitSeconds"));
     let limit = limit.map(Duration::from_secs);
     let updates =
-        collector::wait_for_updates(call.host, &call.session_key(), this, call.text("version"), limit, call.version)?;
+        updates::wait_for_updates(call.host, &call.session_key(), this, call.text("version"), limit, call.version)?;
     Ok(updates.map_or_else(Reply::none, Reply::of))
 }
