@@ -84,15 +84,35 @@ impl Database {
                 Disposition::Retry | Disposition::Fail => Ended::Final(JobState::Failed, None, Some(error)),
             },
         };
-        let state = ended.state();
-        end_job(&mut transaction, lease, ended).await?;
+        let state = end_job(&mut transaction, lease, ended).await?;
         transaction.commit().await?;
         Ok(state)
     }
 }
 
+/// Another job that does the same is queued already, and only one of them may be: this one need not go on.
+pub(super) async fn superseded(transaction: &mut Transaction<'_, Postgres>, lease: Lease) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "select exists (select from job j join job q using (kind, concurrency_key)
+             where j.job_id = $1 and j.kind in ('inventory', 'reconcile') and q.state = 'queued')",
+    )
+    .bind(lease.job_id)
+    .fetch_one(&mut **transaction)
+    .await?)
+}
+
 /// Writes the end or the next try of a running job, and what follows for its run and for those who wait.
-pub(super) async fn end_job(transaction: &mut Transaction<'_, Postgres>, lease: Lease, ended: Ended) -> Result<()> {
+pub(super) async fn end_job(
+    transaction: &mut Transaction<'_, Postgres>,
+    lease: Lease,
+    ended: Ended,
+) -> Result<JobState> {
+    let ended = match ended {
+        Ended::Again(_, error) if superseded(transaction, lease).await? => {
+            Ended::Final(JobState::Failed, None, Some(error))
+        }
+        other => other,
+    };
     let state = ended.state();
     let (result, error, after) = match ended {
         Ended::Final(_, result, error) => (result, error, None),
@@ -116,7 +136,8 @@ pub(super) async fn end_job(transaction: &mut Transaction<'_, Postgres>, lease: 
     if let Some(run_id) = run_id.ok_or(Error::LostLease(lease.job_id))? {
         recompute(transaction, run_id).await?;
     }
-    notify(transaction, Event::JobsWaiting).await
+    notify(transaction, Event::JobsWaiting).await?;
+    Ok(state)
 }
 
 /// Ends queued jobs that the caller has locked, without any worker having had them.

@@ -1,6 +1,6 @@
 //! Taking, keeping and giving back the right to work on a job.
 
-use super::end::{Ended, end_job};
+use super::end::{Ended, end_job, superseded};
 use super::{Job, Lease};
 use crate::column::Word;
 use crate::database::Database;
@@ -124,6 +124,11 @@ impl Database {
     /// Gives the job back because the server stops: queued again at once, and this attempt does not count.
     pub async fn release(&self, lease: Lease) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
+        if superseded(&mut transaction, lease).await? {
+            let ended = Ended::Final(JobState::Cancelled, None, Some(JobError::cancelled("The server stopped.")));
+            end_job(&mut transaction, lease, ended).await?;
+            return Ok(transaction.commit().await?);
+        }
         let run_id: Option<Option<RunId>> = sqlx::query_scalar(
             "update job set state = 'queued', attempt = greatest(attempt - 1, 0), run_after = now(), leased_by = null,
                  lease_expires_at = null, phase = '', bytes_per_second = 0, updated_at = now()
@@ -176,9 +181,8 @@ impl Database {
             } else {
                 Ended::Again(pause(job.attempt.unsigned_abs()), error)
             };
-            let state = ended.state();
             let lease = Lease { job_id: job.job_id, fence: job.fence };
-            end_job(&mut transaction, lease, ended).await?;
+            let state = end_job(&mut transaction, lease, ended).await?;
             reaped.push(Reaped {
                 job_id: job.job_id,
                 kind: job.kind,

@@ -100,6 +100,32 @@ async fn housekeeping_does_not_pile_up_and_takes_no_slot_of_copies() {
 }
 
 #[tokio::test]
+async fn housekeeping_gives_way_to_the_next_of_its_kind_that_waits() {
+    let db = database().await;
+    let device_id = fixture::device(&db, "one").await;
+    let error = || JobError::retry("host.unreachable", "It failed.", "No answer.", "");
+    for way in ["retry", "reap", "release"] {
+        db.enqueue_housekeeping(JobKind::Reconcile, device_id).await.unwrap();
+        let job = db.lease_job("w", &[JobKind::Reconcile], LIMITS).await.unwrap().unwrap();
+        db.enqueue_housekeeping(JobKind::Reconcile, device_id).await.unwrap().expect("one may wait");
+        let state = match way {
+            "retry" => db.retry_later(job.lease(), Duration::ZERO, error()).await.unwrap(),
+            "reap" => {
+                db.expire_leases("w").await.unwrap();
+                db.reap(|_| Duration::ZERO).await.unwrap()[0].state
+            }
+            _ => {
+                db.release(job.lease()).await.unwrap();
+                db.job(job.job_id).await.unwrap().state
+            }
+        };
+        assert!(state.is_final(), "{way}: {state:?}");
+        let next = db.lease_job("w", &[JobKind::Reconcile], LIMITS).await.unwrap().expect("the one that waited");
+        db.finish(next.lease(), Outcome::Succeeded(json!({}))).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn every_write_carries_the_fence() {
     let db = database().await;
     let (_, job) = one_running_job(&db).await;
