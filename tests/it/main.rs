@@ -1,5 +1,6 @@
 //! Integration: real sockets, real Postgres, the simulator with faults on, independent peers.
 
+mod bad_input;
 mod esxi_driver;
 mod main_job;
 mod rig;

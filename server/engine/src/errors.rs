@@ -20,15 +20,28 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     with_causes(error.to_string(), error.source())
 }
 
+/// The chain as a sentence.
+fn said(error: &(dyn Error + 'static)) -> String {
+    sentence(chain(error))
+}
+
+/// Ends like a sentence: the pieces of an error are shown one after the other.
+fn sentence(mut text: String) -> String {
+    if text.ends_with(|last: char| !matches!(last, '.' | ':' | '…')) {
+        text.push('.');
+    }
+    text
+}
+
 /// A host's error. `what` says what the job was doing, naming the machine.
 pub fn host(what: &str, error: &HostError) -> JobError {
-    let why = format!("{}: {}: {}", error.host, error.attempt, error.reason);
+    let why = format!("{}, {}: {}", error.host, error.attempt, error.reason);
     JobError {
         disposition: host_disposition(error.kind),
         code: error.code.to_owned(),
         what: what.to_owned(),
-        why: with_causes(why, Error::source(error)),
-        hint: error.hint.clone(),
+        why: sentence(with_causes(why, Error::source(error))),
+        hint: sentence(error.hint.clone()),
     }
 }
 
@@ -67,10 +80,9 @@ fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> S
 
 /// A repository's error; a host's error underneath keeps its own words.
 pub fn repository(what: &str, error: &RepositoryError) -> JobError {
-    if let RepositoryError::Source { disk, source, .. } = error {
-        let what = format!("{what} Disk {disk} was being read.");
+    if let RepositoryError::Source { source, .. } = error {
         return match source.downcast_ref::<HostError>() {
-            Some(host_error) => host(&what, host_error),
+            Some(host_error) => host(what, host_error),
             None => JobError::retry("backup.read_failed", what, source.to_string(), ""),
         };
     }
@@ -78,7 +90,7 @@ pub fn repository(what: &str, error: &RepositoryError) -> JobError {
         return JobError::retry(
             "repository.no_space",
             what,
-            chain(error),
+            said(error),
             "Free space at the location, then try again.",
         );
     }
@@ -87,44 +99,44 @@ pub fn repository(what: &str, error: &RepositoryError) -> JobError {
         RepositoryError::WrongPassphrase { .. } | RepositoryError::MistypedRecoveryKey => JobError::fail(
             "repository.wrong_passphrase",
             what,
-            chain(error),
+            said(error),
             "Enter the passphrase that was chosen when the repository was made, or its recovery key.",
         ),
         RepositoryError::NotARepository { .. } => {
-            JobError::fail("repository.not_found", what, chain(error), FOLDER_HINT)
+            JobError::fail("repository.not_found", what, said(error), FOLDER_HINT)
         }
         RepositoryError::NotEmpty { .. } => {
-            JobError::fail("repository.not_empty", what, chain(error), "Choose an empty or a new folder.")
+            JobError::fail("repository.not_empty", what, said(error), "Choose an empty or a new folder.")
         }
         RepositoryError::UnknownVersion { .. } => JobError::fail(
             "repository.newer_version",
             what,
-            chain(error),
+            said(error),
             "Update this server to the version that wrote the repository.",
         ),
         RepositoryError::NoSuchPoint(_) => JobError::fail(
             "repository.point_missing",
             what,
-            chain(error),
+            said(error),
             "Choose another restore point: this one was removed from the repository.",
         ),
         RepositoryError::SourceLength { .. } => {
-            JobError::retry("backup.read_length", what, chain(error), "Look at the host's log, then try again.")
+            JobError::retry("backup.read_length", what, said(error), "Look at the host's log, then try again.")
         }
-        RepositoryError::Plan { .. } => JobError::fail("backup.plan", what, chain(error), ""),
+        RepositoryError::Plan { .. } => JobError::fail("backup.plan", what, said(error), ""),
         RepositoryError::Backend(backend) if backend.kind == BackendErrorKind::Forbidden => JobError::fail(
             "repository.forbidden",
             what,
-            chain(error),
+            said(error),
             "Let the account that runs the server read and write the folder.",
         ),
         _ if error.is_damage() => JobError::fail(
             "repository.damaged",
             what,
-            chain(error),
+            said(error),
             "Verify the repository to see what else is affected. Other restore points may be whole.",
         ),
-        _ => JobError::retry("repository.storage", what, chain(error), "Check the location and its disk."),
+        _ => JobError::retry("repository.storage", what, said(error), "Check the location and its disk."),
     }
 }
 
@@ -133,5 +145,5 @@ pub fn database(what: &str, error: &db::Error) -> JobError {
     if let db::Error::NotFound { .. } = error {
         return JobError::fail("job.row_gone", what, format!("Meanwhile the {error}."), "");
     }
-    JobError::retry("db.unavailable", what, chain(error), "Check the server's database.")
+    JobError::retry("db.unavailable", what, said(error), "Check the server's database.")
 }

@@ -76,13 +76,13 @@ impl Engine {
 
     /// SHA-256 of the certificate that answers at this address. Nothing is sent but the TLS greeting.
     pub async fn probe_certificate(&self, host: &str, port: u16) -> Result<[u8; 32], JobError> {
-        let what = format!("Reading the certificate of {host}:{port}.");
+        let what = format!("The certificate of {host}:{port} could not be read.");
         self.0.sessions.probe_certificate(host, port).await.map_err(|error| errors::host(&what, &error))
     }
 
     /// Signs in and looks. Makes no lasting change.
     pub async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
-        let what = format!("Signing in to {}.", access.host);
+        let what = format!("Signing in to {} failed.", access.host);
         let target = ConnectTarget {
             host: access.host.clone(),
             port: access.port,
@@ -99,10 +99,10 @@ impl Engine {
 
     /// Signs in to a saved device and keeps what was found.
     pub async fn test_device(&self, device_id: DeviceId) -> Result<Preflight, JobError> {
-        let what = "Testing the device.";
+        let what = "The device could not be tested.";
         let database = |error: db::Error| errors::database(what, &error);
         let device = self.0.db.device(device_id).await.map_err(database)?;
-        let what = format!("Signing in to {}.", device.name);
+        let what = format!("Signing in to {} failed.", device.name);
         let target = self.0.connect_target(&what, &device).await?;
         // A session of its own: the test shows that signing in works now, not that it did once.
         let found = async {
@@ -128,7 +128,7 @@ impl Engine {
     /// Queues the reading of a device's inventory. `None` when it is queued already.
     pub async fn sync_device(&self, device_id: DeviceId) -> Result<Option<JobId>, JobError> {
         let queued = self.0.db.enqueue_housekeeping(JobKind::Inventory, device_id).await;
-        queued.map_err(|error| errors::database("Queueing the inventory.", &error))
+        queued.map_err(|error| errors::database("The inventory could not be queued.", &error))
     }
 
     /// Makes a repository in a folder of this server; when one is there already, opens it and takes up its points.
@@ -138,7 +138,7 @@ impl Engine {
         path: &str,
         passphrase: SecretString,
     ) -> Result<NewLocation, JobError> {
-        let what = format!("Adding the location “{name}”.");
+        let what = format!("The location “{name}” could not be added.");
         let folder = place::check_folder(path, &self.0.config.data_dir)?;
         let new = if place::holds_repository(&folder) {
             self.adopt_location(&what, name, &folder, passphrase).await?
@@ -192,7 +192,7 @@ impl Engine {
 
     /// Queues a verification of the repository.
     pub async fn verify(&self, id: RepositoryId) -> Result<Option<JobId>, JobError> {
-        let what = "Queueing the verification.";
+        let what = "The verification could not be queued.";
         let row = self.0.db.repository(id).await.map_err(|error| errors::database(what, &error))?;
         let job = NewJob {
             repository_id: Some(id),
@@ -205,7 +205,7 @@ impl Engine {
 
     /// Queues a restore. What stands against it on the target is found by the job, before it makes anything.
     pub async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {
-        let what = format!("Starting the restore of “{}”.", order.name);
+        let what = format!("The restore of “{}” could not be started.", order.name);
         let database = |error: db::Error| errors::database(&what, &error);
         let point = self.0.db.point(db::PointId(order.point_id)).await.map_err(database)?;
         let device = self.0.db.device(DeviceId(order.device_id)).await.map_err(database)?;

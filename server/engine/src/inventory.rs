@@ -29,7 +29,7 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
 
 async fn read(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome, JobError> {
     let device = ctx.essential(ctx.core.db.device(device_id).await)?;
-    let what = format!("Reading the inventory of {}.", device.name);
+    let what = format!("The inventory of {} could not be read.", device.name);
     let host = ctx.core.host(&what, &device).await?;
     let failed = |error| errors::host(&what, &error);
     let preflight = tokio::select! {

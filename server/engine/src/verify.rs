@@ -33,7 +33,7 @@ impl VerifyProgress for Figures {
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     let Some(id) = ctx.job.repository_id else { return Err(ctx.malformed()) };
     let row = ctx.essential(ctx.core.db.repository(id).await)?;
-    let what = format!("Verifying the repository “{}”.", row.name);
+    let what = format!("The repository “{}” was not found whole.", row.name);
     ctx.phase("Opening the repository").await;
     let repository = ctx.core.repository(&what, &row).await?;
     ctx.phase("Reading and checking").await;

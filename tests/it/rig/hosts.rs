@@ -1,7 +1,6 @@
 //! Simulated hosts, and a connector whose patience is a test's.
 
 use async_trait::async_trait;
-use domain::machine::MachineConfig;
 use engine::{ConnectTarget, Connector, HostAccess};
 use hypervisor::esxi::{ConnectOptions, EsxiHost, FullReads, Timeouts};
 use hypervisor::{HostError, Hypervisor, tls};
@@ -121,7 +120,7 @@ pub fn machine(name: &str, disks: &[(u64, u64)]) -> MachineSpec {
     MachineSpec { power: Power::On, disks: disks.collect(), ..MachineSpec::new(name) }
 }
 
-pub fn disk(size_bytes: u64, used_bytes: u64, seed: u64) -> DiskSpec {
+fn disk(size_bytes: u64, used_bytes: u64, seed: u64) -> DiskSpec {
     DiskSpec::new(size_bytes, DiskContent::Generated { seed, used_bytes })
 }
 
@@ -143,9 +142,4 @@ pub async fn same_bytes(repository: &repository::Repository, point: db::PointId,
         let found = image.read_at(offset, piece.len()).await.expect("bytes");
         assert!(found == piece, "disk {key} of point {point} differs in the MiB at {offset}");
     }
-}
-
-/// The keys of a machine's disks.
-pub fn keys(config: &MachineConfig) -> Vec<i32> {
-    config.disks.iter().map(|disk| disk.key).collect()
 }

@@ -58,6 +58,7 @@ async fn copy_disk(
     tally: &Arc<Tally>,
     cancel: &CancellationToken,
 ) -> Result<(), JobError> {
+    let what = format!("{} {} was being copied.", source.what, disk.title());
     let progress = Arc::clone(tally) as Arc<dyn Progress>;
     let input = |plan: ReadPlan| DiskInput {
         config: disk.config.clone(),
@@ -72,10 +73,10 @@ async fn copy_disk(
         let cause = format!("the point it builds on is damaged ({})", errors::chain(error));
         ctx.warn(&format!("{}: reading all of it, because {cause}.", disk.title())).await;
         let full = plan::full(disk.reader.as_ref(), Some(cause)).await;
-        let full = full.map_err(|error| errors::host(&source.what, &error))?;
+        let full = full.map_err(|error| errors::host(&what, &error))?;
         result = writer.backup_disk(input(full.read), progress, cancel).await;
     }
-    let summary = result.map_err(|error| errors::repository(&source.what, &error))?;
+    let summary = result.map_err(|error| errors::repository(&what, &error))?;
     ctx.info(&done(disk, &summary)).await;
     Ok(())
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// What is backed up, from where to where.
 pub struct Source {
-    /// `Backing up web-01 on esx-1.`, the beginning of every error.
+    /// `web-01 on esx-1 was not backed up.`: the beginning of every error.
     pub what: String,
     /// Name of the machine now.
     pub name: String,
@@ -47,7 +47,7 @@ pub struct Source {
 pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     ctx.phase("Preparing").await;
     let (task, row, device) = rows(ctx).await?;
-    let what = format!("Backing up {} on {}.", row.name, device.name);
+    let what = format!("{} on {} was not backed up.", row.name, device.name);
     let repository_row = ctx.essential(ctx.core.db.repository(task.repository_id).await)?;
     let repository = ctx.core.repository(&what, &repository_row).await?;
     let host = ctx.core.host(&what, &device).await?;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 /// Undoes what is open and not held by a running job. One failure does not stop the rest.
 pub async fn reconcile(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome, JobError> {
     let device = ctx.essential(ctx.core.db.device(device_id).await)?;
-    let what = format!("Looking for what broken-off jobs left on {}.", device.name);
+    let what = format!("What broken-off jobs left on {} could not be removed.", device.name);
     let all = ctx.core.db.open_changes(device_id).await.map_err(|error| errors::database(&what, &error))?;
     let open: Vec<&Change> = all.iter().filter(|change| !change.owner_alive).collect();
     if open.is_empty() {

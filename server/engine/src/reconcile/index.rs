@@ -29,7 +29,7 @@ pub struct Pass {
 /// The job.
 pub async fn reconcile(ctx: &JobContext, id: RepositoryId) -> Result<Outcome, JobError> {
     let row = ctx.essential(ctx.core.db.repository(id).await)?;
-    let what = format!("Comparing the repository “{}” with its list of restore points.", row.name);
+    let what = format!("The restore points of “{}” could not be compared with their list.", row.name);
     let checked = pass(ctx, &what, &row).await;
     if let Err(error) = &checked {
         ctx.heard(ctx.core.db.record_repository_error(id, error).await);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// What is restored, from where to where.
 pub struct Plan {
-    /// `Restoring web-01 to esx-2 as web-01-copy.`
+    /// `web-01 was not restored to esx-2 as web-01-copy.`
     pub what: String,
     pub order: RestoreOrder,
     pub device_id: DeviceId,
@@ -51,7 +51,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Plan, JobError> {
     let db = &ctx.core.db;
     let row = ctx.essential(db.point(db::PointId(order.point_id)).await)?;
     let device = ctx.essential(db.device(DeviceId(order.device_id)).await)?;
-    let what = format!("Restoring {} to {} as {}.", row.machine_name, device.name, order.name);
+    let what = format!("{} was not restored to {} as {}.", row.machine_name, device.name, order.name);
     let repository_row = ctx.essential(db.repository(row.repository_id).await)?;
     let repository = ctx.core.repository(&what, &repository_row).await?;
     let point = repository.point(PointId(order.point_id)).await.map_err(|error| errors::repository(&what, &error))?;
