@@ -221,7 +221,7 @@ impl Rig {
 
     pub async fn log(&self, job: &Job) -> String {
         let lines = self.db.job_log(job.job_id, 0, 1000).await.expect("a log");
-        lines.iter().map(|line| format!("{} {}\n", line.level.as_str(), line.message)).collect()
+        lines.iter().fold(String::new(), |text, line| format!("{text}{} {}\n", line.level.as_str(), line.message))
     }
 
     /// Waits until nothing is journalled as open on the device.
@@ -230,9 +230,7 @@ impl Rig {
             let open = self.db.open_changes(device_id).await.expect("changes");
             open.is_empty().then_some(())
         });
-        if closed.await.is_none() {
-            panic!("still open: {:?}", self.db.open_changes(device_id).await);
-        }
+        assert!(closed.await.is_some(), "still open: {:?}", self.db.open_changes(device_id).await);
     }
 
     /// Waits until `look` finds something.

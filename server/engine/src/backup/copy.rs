@@ -35,10 +35,9 @@ pub async fn copy(ctx: &JobContext, source: &Source, disks: &[PlannedDisk]) -> R
     let reporter = ctx.report(Arc::clone(&tally), labels);
     let cancel = ctx.stop.token().child_token();
     // Boxed before they are a stream: the compiler cannot see that such a closure is `Send` otherwise.
-    let copies: Vec<BoxFuture<'_, _>> =
+    let lanes: Vec<BoxFuture<'_, _>> =
         disks.iter().map(|disk| copy_disk(ctx, source, &writer, disk, &tally, &cancel).boxed()).collect();
-    let copied =
-        stream::iter(copies).buffer_unordered(ctx.config().disks_per_job.max(1)).try_collect::<Vec<()>>().await;
+    let copied = stream::iter(lanes).buffer_unordered(ctx.config().disks_per_job.max(1)).try_collect::<Vec<()>>().await;
     cancel.cancel();
     reporter.finish().await;
     match copied {

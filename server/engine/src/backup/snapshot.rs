@@ -139,6 +139,6 @@ fn made_text(snapshot: &Snapshot, time: std::time::Duration) -> String {
         Consistency::Crash => "guest not quiesced",
         Consistency::Offline => "the machine is off",
     };
-    let reasons: String = snapshot.warnings.iter().map(|reason| format!(" {reason}.")).collect();
-    format!("Snapshot made in {}, {state}.{reasons}", words::duration(time))
+    let made = format!("Snapshot made in {}, {state}.", words::duration(time));
+    snapshot.warnings.iter().fold(made, |text, reason| format!("{text} {reason}."))
 }

@@ -28,14 +28,13 @@ pub async fn keep(core: Arc<Core>, lease: Lease, stop: Stop, look: Arc<Notify>) 
                     stop.now(StopReason::Operator);
                 }
             }
-            Ok(Err(db::Error::LostLease(_))) => return stop.now(StopReason::LeaseLost),
+            Err(_) | Ok(Err(db::Error::LostLease(_))) => return stop.now(StopReason::LeaseLost),
             Ok(Err(error)) => {
                 tracing::warn!(job = %lease.job_id, error = %crate::errors::chain(&error), "heartbeat failed");
                 if last_success.elapsed() >= core.config.heartbeat_deadline {
                     return stop.now(StopReason::LeaseLost);
                 }
             }
-            Err(_) => return stop.now(StopReason::LeaseLost),
         }
     }
 }
