@@ -89,7 +89,7 @@ impl Server {
                 panic!("the server did not get ready; it said:\n{}", said.join("\n"));
             };
             if let Some(address) = line.trim().strip_prefix("Address:") {
-                self.address = address.trim().trim_end_matches('/').to_owned();
+                address.trim().trim_end_matches('/').clone_into(&mut self.address);
             }
             if let Some(token) = line.trim().strip_prefix("Setup token:") {
                 self.setup_token = Some(token.trim().to_owned());

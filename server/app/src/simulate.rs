@@ -53,10 +53,10 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let mut config = esxi::demo_config(&options.state_dir, &options.name);
     config.listen = options.listen;
     config.account.clone_from(&options.account);
-    config.password = "simulated".to_owned();
-    if let Some(path) = &options.password_file {
-        config.password = read_password(path)?;
-    }
+    config.password = match &options.password_file {
+        Some(path) => read_password(path)?,
+        None => "simulated".to_owned(),
+    };
     if !options.disk.is_empty() {
         config.machines = vec![machine_of(&options.disk)];
     }

@@ -66,12 +66,11 @@ struct WorkDir {
 impl WorkDir {
     fn make(options: &Options) -> Result<Self, Failure> {
         let what = "No folder to work in could be made";
-        let (path, ours) = match &options.work_dir {
-            Some(path) => (path.clone(), false),
-            None => {
-                let folder = tempfile::Builder::new().prefix("stillframe-selftest-").tempdir();
-                (folder.map_err(|error| Failure::new(what, &error))?.keep(), true)
-            }
+        let (path, ours) = if let Some(path) = &options.work_dir {
+            (path.clone(), false)
+        } else {
+            let folder = tempfile::Builder::new().prefix("stillframe-selftest-").tempdir();
+            (folder.map_err(|error| Failure::new(what, &error))?.keep(), true)
         };
         std::fs::create_dir_all(&path).map_err(|error| Failure::new(what, &error))?;
         let empty = std::fs::read_dir(&path).map_err(|error| Failure::new(what, &error))?.next().is_none();

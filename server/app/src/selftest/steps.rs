@@ -90,9 +90,9 @@ async fn back_up(
 ) -> Result<(Point, Option<SnapshotRecord>), Failure> {
     stage.guest.burst(number as u64);
     report.restart_clock();
-    let started = stage.db.start_run(task, "selftest", None).await.map_err(database("The run did not start"))?;
-    let Start::Started { run_id, .. } = started else {
-        return Err(Failure::because("The run did not start", format!("{started:?}")));
+    let begun = stage.db.start_run(task, "selftest", None).await.map_err(database("The run did not start"))?;
+    let Start::Started { run_id, .. } = begun else {
+        return Err(Failure::because("The run did not start", format!("{begun:?}")));
     };
     wait_for_run(stage, run_id).await?;
     let newest = stage.db.newest_point(vm, stage.repository).await.map_err(database("No point"))?;
@@ -111,14 +111,14 @@ async fn back_up(
 async fn wait_for_run(stage: &Stage, run: RunId) -> Result<(), Failure> {
     let deadline = Instant::now() + Duration::from_secs(JOB_SECONDS_MAX);
     loop {
-        let state = stage.db.run(run).await.map_err(database("The run cannot be read"))?.state;
-        match state {
+        let now = stage.db.run(run).await.map_err(database("The run cannot be read"))?.state;
+        match now {
             JobState::Succeeded | JobState::Warning => return Ok(()),
             JobState::Failed | JobState::Cancelled => {
                 let jobs = stage.db.jobs_of_run(run).await.map_err(database("The jobs cannot be read"))?;
                 let errors: Vec<String> =
                     jobs.iter().filter_map(|job| job.error.as_ref().map(ToString::to_string)).collect();
-                return Err(Failure::because(format!("Run {run} {}", state.as_str()), errors.join("; ")));
+                return Err(Failure::because(format!("Run {run} {}", now.as_str()), errors.join("; ")));
             }
             JobState::Queued | JobState::Running if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
             JobState::Queued | JobState::Running => {
@@ -198,17 +198,17 @@ async fn verify(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
     let job = wait_for_job(stage, job).await?;
     let result = match (job.state, job.error) {
         (JobState::Succeeded, _) => Ok("every chunk read and checked".to_owned()),
-        (state, error) => Err(error.map_or_else(|| state.as_str().to_owned(), |error| error.to_string())),
+        (ended, error) => Err(error.map_or_else(|| ended.as_str().to_owned(), |error| error.to_string())),
     };
     report.row("verify the repository", Figures { read_bytes: Some(job.bytes_done), stored_bytes: None }, result);
     Ok(())
 }
 
-async fn retain(stage: &Stage, report: &mut Report, task: TaskId, vm: VmId) -> Result<(), Failure> {
-    let input = task_input(stage, vm, KEPT_AT_LAST);
+async fn retain(stage: &Stage, report: &mut Report, task: TaskId, machine: VmId) -> Result<(), Failure> {
+    let input = task_input(stage, machine, KEPT_AT_LAST);
     stage.db.update_task(task, &input).await.map_err(database("The task could not be changed"))?;
-    let (newest, _) = back_up(stage, report, task, vm, RUNS + 1).await?;
-    let points = stage.db.points_of_machine(vm).await.map_err(database("The points cannot be read"))?;
+    let (newest, _) = back_up(stage, report, task, machine, RUNS + 1).await?;
+    let points = stage.db.points_of_machine(machine).await.map_err(database("The points cannot be read"))?;
     let ids: Vec<PointId> = points.iter().map(|point| point.point_id).collect();
     let result = if ids.len() == KEPT_AT_LAST as usize && ids.contains(&newest.point_id) {
         Ok(format!("the newest {KEPT_AT_LAST} stay"))

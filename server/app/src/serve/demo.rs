@@ -16,6 +16,8 @@ use tokio::sync::Mutex;
 use web::{DemoHost, DemoHosts};
 
 const HOSTS_MAX: usize = 8;
+/// Folders of hosts that were started at some time.
+const FOLDERS_MAX: u32 = 1000;
 const PASSWORD_BYTES: usize = 12;
 
 /// The hosts that run.
@@ -73,7 +75,8 @@ impl DemoHosts for SimulatedHosts {
                 "Remove a simulated device first.",
             ));
         }
-        let number = (1..).find(|number| !self.folder.join(number.to_string()).exists()).unwrap_or(1);
+        let number = (1..=FOLDERS_MAX).find(|number| !self.folder.join(number.to_string()).exists());
+        let number = number.ok_or_else(|| failed(format!("{} is full.", self.folder.display())))?;
         let folder = self.folder.join(number.to_string());
         let mut saved = Saved {
             name: format!("simulated-esxi-{number}"),
@@ -98,11 +101,8 @@ impl DemoHosts for SimulatedHosts {
 }
 
 async fn start_saved(folder: &Path) -> Result<Option<SimulatedHost>, String> {
-    let bytes = match fs::read(folder.join("saved.json")) {
-        Ok(bytes) => bytes,
-        // A host whose start was never finished belongs to no device.
-        Err(_) => return Ok(None),
-    };
+    // A host whose start was never finished belongs to no device.
+    let Ok(bytes) = fs::read(folder.join("saved.json")) else { return Ok(None) };
     let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     start(folder, &saved).await.map(Some)
 }

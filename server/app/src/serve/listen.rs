@@ -63,16 +63,13 @@ impl Listener {
         let failed = |error: io::Error| Failure::new("The console could not be started", &error);
         let (fingerprint, self_signed) =
             tls.as_ref().map_or((None, false), |tls| (Some(hex::encode_upper(tls.fingerprint)), tls.self_signed));
-        let task = match tls {
-            Some(tls) => {
-                let config = RustlsConfig::from_config(tls.config);
-                let server = axum_server::from_tcp_rustls(self.socket, config).map_err(failed)?.handle(handle.clone());
-                tokio::spawn(server.serve(service))
-            }
-            None => {
-                let server = axum_server::from_tcp(self.socket).map_err(failed)?.handle(handle.clone());
-                tokio::spawn(server.serve(service))
-            }
+        let task = if let Some(tls) = tls {
+            let config = RustlsConfig::from_config(tls.config);
+            let server = axum_server::from_tcp_rustls(self.socket, config).map_err(failed)?.handle(handle.clone());
+            tokio::spawn(server.serve(service))
+        } else {
+            let server = axum_server::from_tcp(self.socket).map_err(failed)?.handle(handle.clone());
+            tokio::spawn(server.serve(service))
         };
         Ok(Serving {
             handle,

@@ -81,19 +81,15 @@ async fn postgres_ended(postgres: Option<&mut PrivatePostgres>) {
 pub async fn open_database(options: &Options, data: &DataDir) -> Result<(Database, Option<PrivatePostgres>), Failure> {
     let key = CredentialKey::load_or_create(data.path())
         .map_err(|error| Failure::new("The credential key could not be read", &error))?;
-    let (address, postgres) = match options.database_url() {
-        Some(url) => (Address::Url(url), None),
-        None => {
-            let options = PostgresOptions {
-                data_dir: data.path().to_owned(),
-                path: std::env::var_os("PATH"),
-                settings: Vec::new(),
-            };
-            let postgres = PrivatePostgres::start(&options)
-                .await
-                .map_err(|error| Failure::new("The private database did not start", &error))?;
-            (postgres.address(), Some(postgres))
-        }
+    let (address, postgres) = if let Some(url) = options.database_url() {
+        (Address::Url(url), None)
+    } else {
+        let options =
+            PostgresOptions { data_dir: data.path().to_owned(), path: std::env::var_os("PATH"), settings: Vec::new() };
+        let postgres = PrivatePostgres::start(&options)
+            .await
+            .map_err(|error| Failure::new("The private database did not start", &error))?;
+        (postgres.address(), Some(postgres))
     };
     match Database::connect(&address, key).await {
         Ok(database) => Ok((database, postgres)),
