@@ -15,12 +15,14 @@ pub struct Workspace {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     pub(crate) scratch: Vec<u8>,
+    /// For sealed bytes, while `scratch` holds the compressed ones.
+    pub(crate) sealed: Vec<u8>,
 }
 
 impl Workspace {
     pub fn new() -> std::io::Result<Self> {
         let compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-        Ok(Self { compressor, decompressor: zstd::bulk::Decompressor::new()?, scratch: Vec::new() })
+        Ok(Self { compressor, decompressor: zstd::bulk::Decompressor::new()?, scratch: Vec::new(), sealed: Vec::new() })
     }
 
     /// The bytes to store: in the scratch space when compressed, else the content itself.

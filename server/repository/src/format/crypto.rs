@@ -104,12 +104,18 @@ impl SealKey {
 
     /// Ciphertext and tag.
     pub fn seal(&self, counter: u32, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
-        let mut out = vec![0; plain.len() + TAG_BYTES];
+        let mut out = Vec::new();
+        self.seal_into(counter, aad, plain, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same into `out`, which becomes as long as it has to be.
+    pub fn seal_into(&self, counter: u32, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        out.resize(plain.len() + TAG_BYTES, 0);
         let (cipher, tag) = out.split_at_mut(plain.len());
         self.0
             .seal_out_of_place_scatter(Self::nonce(counter), Aad::from(aad), plain, cipher, &[], tag)
-            .map_err(|_| Error::Internal("encryption"))?;
-        Ok(out)
+            .map_err(|_| Error::Internal("encryption"))
     }
 
     /// Opens ciphertext and tag into `plain`, which becomes as long as the ciphertext. `None` when it is not authentic.

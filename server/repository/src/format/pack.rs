@@ -85,9 +85,9 @@ impl PackSeal {
         aad
     }
 
-    /// Seals what is stored of the chunk with that ordinal.
-    pub fn seal_chunk(&self, ordinal: u32, stored: &[u8]) -> Result<Vec<u8>> {
-        self.key.seal(ordinal, &self.chunk_aad(ordinal), stored)
+    /// Seals what is stored of the chunk with that ordinal into `out`.
+    pub fn seal_chunk(&self, ordinal: u32, stored: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        self.key.seal_into(ordinal, &self.chunk_aad(ordinal), stored, out)
     }
 
     /// Opens it into `plain`.

@@ -4,6 +4,7 @@
 //! A chunk's way: read → cut → byte budget → thread pool (identity, index, compression, encryption) → pack → map.
 //! Next: `stage` (budget, packs, commit order), `full` and `changed` (what is read), `tree` (maps).
 
+mod buffer;
 mod changed;
 mod full;
 mod pages;

@@ -9,10 +9,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::buffer::{PackBuffer, PackBuffers};
 use crate::backend::BackendError;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::codec::Workspace;
+use crate::format::envelope::HEADER_BYTES;
 use crate::format::names;
 use crate::format::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry, PackSeal};
 use crate::format::segment::{self, PackRecord, SEGMENT_ENTRIES_TARGET};
@@ -22,8 +24,10 @@ use crate::point::DiskSummary;
 use crate::pool::Outcome;
 use crate::source::Progress;
 
-/// Bytes a writer may hold beside the pack it fills: chunks on their way and packs being written. With the pack itself,
-/// a job stays below 128 MiB.
+/// Content waiting for a thread.
+const QUEUE_BYTES: usize = 12 << 20;
+/// Sealed bytes a writer may hold beside the pack it fills: packs being written. With the pack itself and the queue, a
+/// job stays below 128 MiB.
 const BUDGET_BESIDE_PACK_BYTES: usize = 32 << 20;
 /// Packs of map nodes are closed at this size, so that they never hold much of the budget.
 const MAP_PACK_BYTES: u64 = 8 << 20;
@@ -84,6 +88,13 @@ impl Counts {
     }
 }
 
+/// A place in a pack.
+struct Reserved {
+    pack: Arc<ActivePack>,
+    ordinal: u32,
+    offset: u64,
+}
+
 /// A pack being filled. Places are given out under the lock, encryption happens outside it.
 struct ActivePack {
     seal: PackSeal,
@@ -93,9 +104,11 @@ struct ActivePack {
 #[derive(Default)]
 struct Filling {
     entries: Vec<PackEntry>,
-    parts: Vec<Bytes>,
+    /// Header and chunks; what is reserved but not deposited yet is a gap.
+    buffer: PackBuffer,
     deposited: usize,
-    bytes: u64,
+    /// Where the next chunk goes.
+    end: u64,
     closed: bool,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -114,12 +127,16 @@ enum Failure {
 /// See the module.
 pub struct Stage {
     pub core: Arc<Core>,
+    /// Content cut but not in a pack yet.
+    queue: Arc<Semaphore>,
+    /// Sealed bytes not durable yet.
     budget: Arc<Semaphore>,
     stop: CancellationToken,
     failure: Mutex<Option<Failure>>,
     /// Chunks of this writer that are on their way and not in the index yet.
     pending: Mutex<IdSet>,
     open: [Mutex<Option<Arc<ActivePack>>>; 2],
+    buffers: Arc<PackBuffers>,
     /// Durable packs that no segment covers yet.
     uncovered: Mutex<Vec<PackRecord>>,
     tasks: TaskTracker,
@@ -131,11 +148,13 @@ impl Stage {
         let budget = core.config.pack_bytes as usize + BUDGET_BESIDE_PACK_BYTES;
         Arc::new(Self {
             core,
+            queue: Arc::new(Semaphore::new(QUEUE_BYTES)),
             budget: Arc::new(Semaphore::new(budget)),
             stop: CancellationToken::new(),
             failure: Mutex::default(),
             pending: Mutex::default(),
             open: Default::default(),
+            buffers: Arc::default(),
             uncovered: Mutex::default(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -149,15 +168,19 @@ impl Stage {
         content: Bytes,
         counts: &Arc<Counts>,
     ) -> Result<Outcome<ChunkId>> {
-        let permit = Arc::clone(&self.budget).acquire_many_owned(content.len() as u32).await;
-        let permit = permit.map_err(|_| self.why_stopped())?;
+        let queued = self.permit(&self.queue, content.len()).await?;
+        let permit = self.permit(&self.budget, content.len()).await?;
         counts.chunk(kind);
         let (stage, counts, token) = (Arc::clone(self), Arc::clone(counts), self.tasks.token());
         Ok(self.core.pool.submit(move |workspace| {
             let outcome = stage.process(kind, &content, permit, &counts, workspace);
-            drop(token);
+            drop((content, queued, token));
             outcome
         }))
+    }
+
+    async fn permit(&self, of: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(of).acquire_many_owned(bytes as u32).await.map_err(|_| self.why_stopped())
     }
 
     fn process(
@@ -179,19 +202,21 @@ impl Stage {
                 return Ok(id);
             }
         }
+        let mut sealed = std::mem::take(&mut workspace.sealed);
         let (codec, stored) = workspace.compress(content);
         let entry = PackEntry { id, kind, codec, length: content.len() as u32, stored: stored.len() as u32 };
-        let (pack, ordinal) = self.reserve(entry)?;
-        let sealed = pack.seal.seal_chunk(ordinal, stored)?;
+        let place = self.reserve(entry)?;
+        place.pack.seal.seal_chunk(place.ordinal, stored, &mut sealed)?;
         let spare = permit.num_permits().saturating_sub(sealed.len());
         drop(permit.split(spare));
         counts.stored(kind, (sealed.len() + ENTRY_BYTES) as u64);
-        self.deposit(&pack, ordinal, sealed.into(), permit);
+        self.deposit(&place, &sealed, permit);
+        workspace.sealed = sealed;
         Ok(id)
     }
 
     /// A place in the open pack of that kind.
-    fn reserve(&self, entry: PackEntry) -> Result<(Arc<ActivePack>, u32)> {
+    fn reserve(&self, entry: PackEntry) -> Result<Reserved> {
         let target = match entry.kind {
             ChunkKind::Data => u64::from(self.core.config.pack_bytes),
             ChunkKind::Map => MAP_PACK_BYTES.min(u64::from(self.core.config.pack_bytes)),
@@ -201,37 +226,37 @@ impl Stage {
             Arc::clone(pack)
         } else {
             let seal = PackSeal::new(&self.core.keys, self.core.new_id()?)?;
-            let pack = Arc::new(ActivePack { seal, filling: Mutex::default() });
+            let mut buffer = self.buffers.take(entry.kind);
+            buffer.put(0, &seal.header);
+            let filling = Filling { buffer, end: HEADER_BYTES as u64, ..Filling::default() };
+            let pack = Arc::new(ActivePack { seal, filling: Mutex::new(filling) });
             *open = Some(Arc::clone(&pack));
             pack
         };
-        let ordinal = {
+        let (ordinal, offset) = {
             let mut filling = pack.filling.lock();
-            let ordinal = filling.entries.len() as u32;
+            let (ordinal, offset) = (filling.entries.len() as u32, filling.end);
             filling.entries.push(entry);
-            filling.parts.push(Bytes::new());
-            filling.bytes += entry.sealed_bytes();
-            if filling.bytes >= target || filling.entries.len() >= PACK_CHUNKS_MAX {
+            filling.end += entry.sealed_bytes();
+            if filling.end - HEADER_BYTES as u64 >= target || filling.entries.len() >= PACK_CHUNKS_MAX {
                 filling.closed = true;
                 *open = None;
             }
-            ordinal
+            (ordinal, offset)
         };
-        Ok((pack, ordinal))
+        Ok(Reserved { pack, ordinal, offset })
     }
 
-    fn deposit(self: &Arc<Self>, pack: &Arc<ActivePack>, ordinal: u32, sealed: Bytes, permit: OwnedSemaphorePermit) {
-        let mut filling = pack.filling.lock();
-        if let Some(part) = filling.parts.get_mut(ordinal as usize) {
-            *part = sealed;
-        }
+    fn deposit(self: &Arc<Self>, place: &Reserved, sealed: &[u8], permit: OwnedSemaphorePermit) {
+        let mut filling = place.pack.filling.lock();
+        filling.buffer.put(place.offset as usize, sealed);
         filling.deposited += 1;
         match &mut filling.permit {
             Some(held) => held.merge(permit),
             none => *none = Some(permit),
         }
         if filling.is_complete() {
-            self.write_later(pack, std::mem::take(&mut *filling));
+            self.write_later(&place.pack, std::mem::take(&mut *filling));
         }
     }
 
@@ -249,9 +274,8 @@ impl Stage {
         if self.stop.is_cancelled() {
             return Ok(());
         }
-        let Filling { entries, mut parts, permit, .. } = filling;
-        parts.insert(0, Bytes::copy_from_slice(&seal.header));
-        parts.push(seal.seal_footer(&entries)?.into());
+        let Filling { entries, buffer, permit, .. } = filling;
+        let parts = vec![buffer.freeze(), seal.seal_footer(&entries)?.into()];
         let object_bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.core.backend.put_new(&names::pack(&seal.id), parts).await?;
         drop(permit);
@@ -323,6 +347,7 @@ impl Stage {
     /// Work that has not begun fails from now on.
     pub fn stop(&self) {
         self.stop.cancel();
+        self.queue.close();
         self.budget.close();
     }
 
