@@ -4,5 +4,6 @@ mod bad_input;
 mod esxi_driver;
 mod main_job;
 mod rig;
+mod selftest;
 mod start;
 mod vcsim;
