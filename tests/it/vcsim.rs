@@ -8,12 +8,12 @@ use hypervisor::esxi::{ConnectOptions, EsxiHost, FullReads, Timeouts};
 use hypervisor::{ErrorKind, Hypervisor, RestoreRequest, SnapshotRequest, tls};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A running vcsim; it ends when its standard input does.
 struct Vcsim {
     child: Child,
-    _stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     port: u16,
     account: String,
     password: String,
@@ -28,13 +28,13 @@ impl Vcsim {
             .stderr(Stdio::null())
             .spawn()
             .expect("vcsim starts");
-        let stdin = child.stdin.take().expect("standard input");
+        let stdin = child.stdin.take();
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("standard output")).read_line(&mut line).expect("a line");
         let words: Vec<&str> = line.split_whitespace().collect();
         let ["VCSIM", url, account, password] = words[..] else { panic!("vcsim said {line:?}") };
         let port = url.trim_end_matches("/sdk").rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-        Self { port, account: account.to_owned(), password: password.to_owned(), child, _stdin: stdin }
+        Self { port, account: account.to_owned(), password: password.to_owned(), child, stdin }
     }
 
     async fn options(&self) -> ConnectOptions {
@@ -58,7 +58,16 @@ impl Vcsim {
 }
 
 impl Drop for Vcsim {
+    /// The end of its input lets it remove its folders; one that does not end is killed.
     fn drop(&mut self) {
+        drop(self.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
