@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod esxi_driver;
+mod kill;
 mod main_job;
 mod rig;
 mod selftest;

@@ -40,7 +40,12 @@ impl std::ops::Deref for TestDatabase {
 
 /// A fresh migrated database.
 pub async fn database() -> TestDatabase {
-    make().await.expect("a database for the test")
+    database_with(CredentialKey::random()).await
+}
+
+/// The same, sealed with the key of a server that is to use it by [`TestDatabase::url`].
+pub async fn database_with(key: CredentialKey) -> TestDatabase {
+    make(key).await.expect("a database for the test")
 }
 
 /// A cluster's template and sockets are made by one process at a time.
@@ -80,7 +85,7 @@ impl Drop for TestDatabase {
     }
 }
 
-async fn make() -> Result<TestDatabase> {
+async fn make(key: CredentialKey) -> Result<TestDatabase> {
     let (socket, template) = ready_template().await?;
     let mut connection = connect(&socket.options("postgres")).await?;
     let minute: i64 =
@@ -88,7 +93,7 @@ async fn make() -> Result<TestDatabase> {
     let name = format!("test_{minute}_{}", Uuid::new_v4().simple());
     sqlx::query(AssertSqlSafe(format!("create database {name} template {template}"))).execute(&mut connection).await?;
     connection.close().await?;
-    let database = Database::open(socket.options(&name), CredentialKey::random()).await?;
+    let database = Database::open(socket.options(&name), key).await?;
     database.check_key().await?;
     Ok(TestDatabase { database, name, socket })
 }

@@ -40,6 +40,10 @@ pub struct EngineConfig {
     pub cancel_grace: Duration,
     /// An intended snapshot that cannot be found may still appear for so long (the host's own task may be running).
     pub snapshot_settle: Duration,
+    /// The next attempt waits so long for it before it goes on; a host refuses a second task on the machine meanwhile.
+    pub appear_wait: Duration,
+    /// Between two looks for it.
+    pub appear_look_every: Duration,
     /// At stop, jobs get so long to clean up.
     pub stop_grace: Duration,
 }
@@ -66,6 +70,8 @@ impl EngineConfig {
             progress_every: Duration::from_millis(500),
             cancel_grace: Duration::from_secs(5),
             snapshot_settle: Duration::from_secs(35 * 60),
+            appear_wait: Duration::from_secs(30),
+            appear_look_every: Duration::from_secs(1),
             stop_grace: Duration::from_secs(30),
         }
     }

@@ -91,6 +91,14 @@ impl Simulated {
         }
     }
 
+    /// No machine has a snapshot, a delta file or a lease.
+    pub fn is_clean(&self) -> bool {
+        self.machine_names().iter().filter_map(|name| self.machine(name).ok()).all(|view| {
+            let plain = view.disks.iter().all(|disk| disk.chain.len() == 1);
+            view.snapshots.is_empty() && !view.consolidation_needed && !view.leased && plain
+        })
+    }
+
     /// No snapshot, no delta file, no machine but these.
     pub fn assert_clean(&self, machines: &[&str]) {
         let mut names = self.machine_names();

@@ -9,7 +9,10 @@ pub use faulty_folder::FaultyFolder;
 pub use hosts::{Simulated, frozen, machine, same_bytes};
 
 use db::testing::TestDatabase;
-use db::{Database, DeviceId, Job, Method, NewDevice, Point, RepositoryId, RunId, Start, TaskId, TaskInput, VmId};
+use db::{
+    CredentialKey, Database, DeviceId, Job, Method, NewDevice, Point, RepositoryId, RunId, Start, TaskId, TaskInput,
+    VmId,
+};
 use domain::SystemClock;
 use domain::job::JobState;
 use domain::machine::Quiesce;
@@ -18,7 +21,7 @@ use domain::schedule::Schedule;
 use engine::{Engine, EngineConfig, Folders, Locations, RestoreOrder, Workers};
 use hosts::QuickConnector;
 use secrecy::SecretString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -86,6 +89,16 @@ impl Rig {
         let events = db.events().await.expect("events");
         let workers = Some(Workers::start(&engine).await.expect("workers"));
         Self { folder, db, engine, workers, events }
+    }
+
+    /// Without workers of its own: they are those of a server process on `data_dir` and [`TestDatabase::url`].
+    pub async fn beside(data_dir: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(data_dir).expect("the data folder");
+        let db = db::testing::database_with(CredentialKey::load_or_create(data_dir).expect("a key")).await;
+        let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(Folders));
+        let events = db.events().await.expect("events");
+        Self { folder, db, engine, workers: None, events }
     }
 
     /// A second server on the same database.
@@ -252,7 +265,7 @@ impl Rig {
     }
 }
 
-fn engine(db: Database, data_dir: &std::path::Path, worker: &str, locations: Arc<dyn Locations>) -> Engine {
+fn engine(db: Database, data_dir: &Path, worker: &str, locations: Arc<dyn Locations>) -> Engine {
     let config = quick(data_dir.to_owned(), worker);
     Engine::with_parts(db, config, Arc::new(SystemClock), Arc::new(QuickConnector), locations)
 }

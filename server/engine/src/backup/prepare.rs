@@ -7,7 +7,7 @@ use super::plan::{Base, Wish};
 use crate::context::JobContext;
 use crate::reconcile::undo::{self, Undone};
 use crate::{errors, words};
-use db::{Device, DeviceId, Machine, Method, RepositoryId, Task, TaskId, VmId};
+use db::{Change, Device, DeviceId, Machine, Method, RepositoryId, Task, TaskId, VmId};
 use domain::finding::Severity;
 use domain::job::JobError;
 use domain::machine::Quiesce;
@@ -15,6 +15,7 @@ use domain::retention::Retention;
 use hypervisor::{ErrorKind, Hypervisor, MachineInfo, MachineRef};
 use repository::{PointId, Repository};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What is backed up, from where to where.
 pub struct Source {
@@ -96,11 +97,33 @@ async fn rows(ctx: &JobContext) -> Result<(Task, Machine, Device), JobError> {
 async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Machine) -> Result<(), JobError> {
     let open = ctx.core.db.open_changes(row.device_id).await.map_err(|error| errors::database(what, &error))?;
     for change in open.iter().filter(|change| change.vm_id == Some(row.vm_id) && !change.owner_alive) {
-        if undo::undo(&ctx.core, host, change).await? == Undone::Removed {
-            ctx.info("Removed the snapshot that an earlier, broken-off attempt left on the host.").await;
-        }
+        undo_when_it_appears(ctx, what, host, change).await?;
     }
     Ok(())
+}
+
+/// A host goes on with a snapshot whose caller has died: it is awaited for a while, then left to the reconciler.
+async fn undo_when_it_appears(
+    ctx: &JobContext,
+    what: &str,
+    host: &dyn Hypervisor,
+    change: &Change,
+) -> Result<(), JobError> {
+    let deadline = Instant::now() + ctx.config().appear_wait;
+    loop {
+        match undo::undo(&ctx.core, host, change).await? {
+            Undone::Removed => {
+                ctx.info("Removed the snapshot that an earlier, broken-off attempt left on the host.").await;
+                return Ok(());
+            }
+            Undone::MayAppear if Instant::now() < deadline => {
+                ctx.phase("Waiting for what a broken-off attempt began").await;
+                ctx.check(what)?;
+                tokio::time::sleep(ctx.config().appear_look_every).await;
+            }
+            Undone::Absent | Undone::MayAppear => return Ok(()),
+        }
+    }
 }
 
 /// The machine by its reference; when that is gone or means another machine now, by its own unique id.

@@ -4,6 +4,7 @@
 
 use super::RestoreOrder;
 use crate::context::JobContext;
+use crate::reconcile::undo::{self, Undone};
 use crate::{errors, words};
 use db::DeviceId;
 use domain::job::JobError;
@@ -56,12 +57,24 @@ pub async fn prepare(ctx: &JobContext) -> Result<Plan, JobError> {
     let repository = ctx.core.repository(&what, &repository_row).await?;
     let point = repository.point(PointId(order.point_id)).await.map_err(|error| errors::repository(&what, &error))?;
     let host = ctx.core.host(&what, &device).await?;
+    undo_own(ctx, &what, host.as_ref(), device.device_id).await?;
     let inventory = host.inventory().await.map_err(|error| errors::host(&what, &error))?;
     refuse_name(&what, &order, &inventory)?;
     refuse_network(&what, &order, &inventory)?;
     let free_bytes = datastore(&what, &order, &inventory)?.free_bytes;
     ctx.info(&format!("Restore point of {}, on datastore “{}”.", words::moment(point.taken_at), order.datastore)).await;
     Ok(Plan { what, order, device_id: device.device_id, device_name: device.name, host, repository, point, free_bytes })
+}
+
+/// What a broken-off attempt of this very restore left goes first; it holds the name.
+async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, device_id: DeviceId) -> Result<(), JobError> {
+    let open = ctx.core.db.open_changes(device_id).await.map_err(|error| errors::database(what, &error))?;
+    for change in open.iter().filter(|change| change.job_id == Some(ctx.job.job_id) && !change.owner_alive) {
+        if undo::undo(&ctx.core, host, change).await? == Undone::Removed {
+            ctx.info("Removed the half-made machine that an earlier, broken-off attempt left on the host.").await;
+        }
+    }
+    Ok(())
 }
 
 fn refuse_name(what: &str, order: &RestoreOrder, inventory: &Inventory) -> Result<(), JobError> {

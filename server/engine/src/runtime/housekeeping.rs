@@ -45,9 +45,8 @@ pub async fn schedule(core: Arc<Core>) -> db::Result<()> {
 }
 
 /// Returns the jobs of dead workers to the queue and looks for what they left.
-pub async fn reap(core: Arc<Core>) -> db::Result<()> {
-    let config = core.config.clone();
-    for reaped in core.db.reap(|attempt| config.retry_pause(attempt)).await? {
+pub async fn reap(core: &Core, pause: impl Fn(u32) -> Duration + Send) -> db::Result<()> {
+    for reaped in core.db.reap(pause).await? {
         tracing::warn!(job = %reaped.job_id, title = %reaped.title, state = reaped.state.as_str(), "worker lost");
         if matches!(reaped.kind, JobKind::Backup | JobKind::Restore)
             && let Some(device_id) = reaped.device_id

@@ -11,6 +11,7 @@ use crate::core::Core;
 use crate::facade::Engine;
 use housekeeping::every;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker::Pool;
@@ -31,6 +32,8 @@ impl Workers {
         let lost = core.db.expire_leases(&format!("{}/", core.config.worker_name)).await?;
         if lost > 0 {
             tracing::warn!(jobs = lost, "an earlier life of this server ended in the middle of jobs");
+            // Their attempt is counted, so a job that takes the server down with it ends; a pause would help nobody.
+            housekeeping::reap(&core, |_| Duration::ZERO).await?;
         }
         let events = core.db.events().await?;
         let stopping = CancellationToken::new();
@@ -57,8 +60,10 @@ fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracke
     let config = &core.config;
     // The reaper first: what it returns to the queue tells the reconciler where to look.
     let work = Arc::clone(core);
-    tasks
-        .spawn(every(config.reap_every, stopping.clone(), "the reaper", move || housekeeping::reap(Arc::clone(&work))));
+    tasks.spawn(every(config.reap_every, stopping.clone(), "the reaper", move || {
+        let core = Arc::clone(&work);
+        async move { housekeeping::reap(&core, |attempt| core.config.retry_pause(attempt)).await }
+    }));
     let work = Arc::clone(core);
     tasks.spawn(every(config.schedule_every, stopping.clone(), "the scheduler", move || {
         housekeeping::schedule(Arc::clone(&work))
