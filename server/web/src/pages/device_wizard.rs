@@ -169,7 +169,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(draft): Path<Dr
         account: access.account,
         password: access.password,
         certificate_sha256: sha256,
-        simulated: false,
+        // A simulated host says so itself, also when it is added by its address.
+        simulated: preflight.product.contains("simulated by Stillframe"),
         preflight,
     };
     let device = match app.db().insert_device(&new).await {
