@@ -382,6 +382,30 @@ async fn cancel_takes_effect_in_mid_copy_and_removes_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_lease_is_taken_stops_and_harms_nothing() {
+    let case = Case::new().await;
+    let run = case.run_into(Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER))).await;
+    // As when the worker was silent for a minute: the reaper gives the job to the next one while it still copies.
+    assert_eq!(case.rig.db.expire_leases("one/").await.expect("expired"), 1);
+    let jobs = case.rig.finished(run).await;
+    assert_eq!((jobs[0].state, jobs[0].attempt), (JobState::Succeeded, 2), "{}", case.rig.log(&jobs[0]).await);
+    case.newest_is_right(&jobs[0]).await;
+    case.rig.wait("a clean host", async || case.host.is_clean().then_some(())).await;
+    case.clean(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_is_heard_while_the_host_does_not_answer() {
+    let case = Case::new().await;
+    let run = case.run_into(Rule::always(On::method("RetrievePropertiesEx"), Action::Stall(FOR_EVER))).await;
+    case.rig.db.request_cancel_run(run, "tester").await.expect("asked");
+    let jobs = tokio::time::timeout(Duration::from_secs(10), case.rig.finished(run)).await.expect("in seconds");
+    assert_eq!(jobs[0].state, JobState::Cancelled);
+    case.host.faults().clear();
+    case.clean(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_puts_the_job_back_and_the_next_start_finishes_it() {
     let mut case = Case::new().await;
     let run = case.run_into(Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER))).await;

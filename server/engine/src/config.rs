@@ -28,8 +28,10 @@ pub struct EngineConfig {
     pub schedule_every: Duration,
     /// Each enabled device's inventory is read so often.
     pub inventory_every: Duration,
-    /// Left-overs on hosts and in repositories are looked for so often.
+    /// Left-overs on hosts are looked for so often, beside after failures.
     pub reconcile_every: Duration,
+    /// Each repository is compared with its rows so often: every manifest is read.
+    pub index_every: Duration,
     /// Pause before the second, third, fourth … attempt; the last one repeats.
     pub retry_pauses: Vec<Duration>,
     /// Pause before the end of a job is written down again after the database failed; grows with each try.
@@ -65,6 +67,7 @@ impl EngineConfig {
             schedule_every: Duration::from_secs(10),
             inventory_every: Duration::from_secs(300),
             reconcile_every: Duration::from_secs(300),
+            index_every: Duration::from_secs(3600),
             retry_pauses: [30, 120, 480].map(Duration::from_secs).to_vec(),
             settle_pause: Duration::from_secs(1),
             progress_every: Duration::from_millis(500),

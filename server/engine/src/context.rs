@@ -57,6 +57,17 @@ impl JobContext {
         if self.stop.reason().is_some() { Err(JobError::cancelled(what)) } else { Ok(()) }
     }
 
+    /// Runs `work`, but gives up waiting when the job is told to stop. Only for work that may be dropped anywhere.
+    pub(crate) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        tokio::select! {
+            done = work => done,
+            () = self.stop.token().cancelled() => Err(JobError::cancelled(format!("{} was not finished.", self.job.title))),
+        }
+    }
+
     /// Waits until the job has been told to stop for so long.
     pub(crate) async fn stopped_for(&self, grace: Duration) {
         self.stop.token().cancelled().await;

@@ -226,9 +226,4 @@ impl Engine {
         let (run_id, _) = self.0.db.start_restore(&restore).await.map_err(database)?;
         Ok(run_id)
     }
-
-    /// Forgets the session of a device that was changed or removed.
-    pub async fn device_changed(&self, device_id: DeviceId) {
-        self.0.sessions.forget(device_id).await;
-    }
 }

@@ -92,19 +92,18 @@ impl Sessions {
         self.connector.probe_certificate(host, port).await
     }
 
-    /// Signs out of a device. A job that still holds the session signs in again by itself.
-    pub async fn forget(&self, device_id: DeviceId) {
-        let slot = self.by_device.lock().remove(&device_id);
-        if let Some(slot) = slot
-            && let Some(session) = slot.lock().await.take()
-        {
-            session.host.close().await;
-        }
-    }
-
     /// Signs out everywhere.
     pub async fn close_all(&self) {
-        let slots: Vec<Slot> = self.by_device.lock().drain().map(|(_, slot)| slot).collect();
+        self.keep_only(&[]).await;
+    }
+
+    /// Signs out of all other devices: those that were disabled or removed. A job that still holds a session signs in
+    /// again by itself.
+    pub async fn keep_only(&self, devices: &[DeviceId]) {
+        let slots: Vec<Slot> = {
+            let mut by_device = self.by_device.lock();
+            by_device.extract_if(|device, _| !devices.contains(device)).map(|(_, slot)| slot).collect()
+        };
         for slot in slots {
             if let Some(session) = slot.lock().await.take() {
                 session.host.close().await;

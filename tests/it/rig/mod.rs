@@ -66,6 +66,8 @@ pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
         schedule_every: Duration::from_millis(500),
         inventory_every: Duration::from_secs(3600),
         reconcile_every: Duration::from_secs(3600),
+        index_every: Duration::from_secs(3600),
+        appear_look_every: Duration::from_millis(100),
         retry_pauses: vec![Duration::from_millis(50)],
         settle_pause: Duration::from_millis(50),
         cancel_grace: Duration::from_millis(500),

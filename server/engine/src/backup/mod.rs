@@ -24,7 +24,7 @@ use snapshot::Held;
 
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
-    let source = prepare::prepare(ctx).await?;
+    let source = ctx.unless_stopped(prepare::prepare(ctx)).await?;
     snapshot::activate_tracking(ctx, &source).await?;
     let held = snapshot::take(ctx, &source).await?;
     let made = make_point(ctx, &source, &held).await;
@@ -45,7 +45,7 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
 /// Everything that needs the snapshot.
 async fn make_point(ctx: &JobContext, source: &Source, held: &Held) -> Result<CommittedPoint, JobError> {
     ctx.phase("Finding out what to read").await;
-    let disks = plan::plan_disks(ctx, source, held).await?;
+    let disks = ctx.unless_stopped(plan::plan_disks(ctx, source, held)).await?;
     ctx.phase("Copying").await;
     let copied = copy::copy(ctx, source, &disks).await?;
     ctx.phase("Committing the restore point").await;

@@ -39,11 +39,12 @@ pub struct RestoreOrder {
 
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
-    let plan = prepare::prepare(ctx).await?;
+    let plan = ctx.unless_stopped(prepare::prepare(ctx)).await?;
     ctx.phase("Opening the restore point").await;
     let disks = &plan.point.machine.disks;
     let tally = Arc::new(Tally::new(disks.iter().map(|disk| disk.key)));
-    let opened = write::open_disks(&plan.what, &plan.repository, plan.point.id, disks, &tally).await?;
+    let opening = write::open_disks(&plan.what, &plan.repository, plan.point.id, disks, &tally);
+    let opened = ctx.unless_stopped(opening).await?;
     plan.check_space(tally.sum().total)?;
     ctx.check(&plan.what)?;
 

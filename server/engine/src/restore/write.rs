@@ -77,5 +77,9 @@ async fn write_disk(
         }
         tally.add_done(disk.key, length);
     }
-    target.finish_disk().await.map_err(host_error)
+    // A host may take minutes to store what it was sent.
+    tokio::select! {
+        finished = target.finish_disk() => finished.map_err(host_error),
+        () = ctx.stop.token().cancelled() => Err(JobError::cancelled(what)),
+    }
 }

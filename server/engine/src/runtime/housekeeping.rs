@@ -5,7 +5,7 @@
 use crate::context::JobContext;
 use crate::core::Core;
 use crate::errors;
-use db::{DeviceId, NewJob, RepositoryId};
+use db::{Device, DeviceId, NewJob, RepositoryId};
 use domain::job::JobKind;
 use std::future::Future;
 use std::sync::Arc;
@@ -57,10 +57,12 @@ pub async fn reap(core: &Core, pause: impl Fn(u32) -> Duration + Send) -> db::Re
     Ok(())
 }
 
-/// Queues the inventory of each enabled device that was not read lately.
+/// Queues the inventory of each enabled device that was not read lately; signs out of the others.
 pub async fn inventories(core: Arc<Core>) -> db::Result<()> {
     let now = core.db.now().await?;
-    for device in core.db.devices().await?.into_iter().filter(|device| device.enabled) {
+    let devices: Vec<Device> = core.db.devices().await?.into_iter().filter(|device| device.enabled).collect();
+    core.sessions.keep_only(&devices.iter().map(|device| device.device_id).collect::<Vec<_>>()).await;
+    for device in devices {
         let tried = device.synced_at.max(device.sync_failed_at);
         let fresh = tried.is_some_and(|at| now.duration_since(at).unsigned_abs() < core.config.inventory_every);
         if !fresh {
@@ -70,11 +72,16 @@ pub async fn inventories(core: Arc<Core>) -> db::Result<()> {
     Ok(())
 }
 
-/// Queues a look at each device with open changes, and at each repository.
+/// Queues a look at each device with open changes.
 pub async fn reconciles(core: Arc<Core>) -> db::Result<()> {
     for device_id in core.db.devices_to_reconcile().await? {
         core.db.enqueue_housekeeping(JobKind::Reconcile, device_id).await?;
     }
+    Ok(())
+}
+
+/// Queues a look at each repository.
+pub async fn indexes(core: Arc<Core>) -> db::Result<()> {
     for repository in core.db.repositories().await? {
         index(&core, repository.repository_id, &repository.name).await?;
     }

@@ -74,6 +74,10 @@ fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracke
         housekeeping::inventories(Arc::clone(&work))
     }));
     let work = Arc::clone(core);
+    tasks.spawn(every(config.index_every, stopping.clone(), "queueing looks at repositories", move || {
+        housekeeping::indexes(Arc::clone(&work))
+    }));
+    let work = Arc::clone(core);
     tasks.spawn(every(config.reconcile_every, stopping.clone(), "queueing reconciles", move || {
         housekeeping::reconciles(Arc::clone(&work))
     }));

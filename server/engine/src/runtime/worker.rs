@@ -8,7 +8,7 @@ use crate::context::JobContext;
 use crate::core::Core;
 use crate::stop::{Stop, StopReason};
 use crate::{backup, errors, inventory, reconcile, restore, verify, words};
-use db::{Event, Job, JobId, LeaseLimits, Outcome};
+use db::{Event, Job, Lease, LeaseLimits, Outcome};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -29,7 +29,8 @@ pub struct Pool {
     /// No new job is leased once this is cancelled.
     stopping: CancellationToken,
     slots: Arc<Semaphore>,
-    running: Mutex<HashMap<JobId, Running>>,
+    /// By lease: a job whose lease was lost may still clean up here while its next attempt runs.
+    running: Mutex<HashMap<Lease, Running>>,
     tasks: TaskTracker,
     /// Look at the queue now.
     wake: Notify,
@@ -103,18 +104,20 @@ impl Pool {
             match events.recv().await {
                 Ok(Event::JobsWaiting) => self.wake.notify_one(),
                 Ok(Event::CancelRequested(job)) => {
-                    if let Some(running) = self.running.lock().get(&job) {
-                        running.look.notify_one();
-                    }
+                    self.look_at(|lease| lease.job_id == job);
                 }
                 Ok(Event::Reconnected) | Err(broadcast::error::RecvError::Lagged(_)) => {
                     self.wake.notify_one();
-                    self.running.lock().values().for_each(|running| running.look.notify_one());
+                    self.look_at(|_| true);
                 }
                 Ok(Event::RunChanged(_) | Event::DeviceChanged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
+    }
+
+    fn look_at(&self, which: impl Fn(&Lease) -> bool) {
+        self.running.lock().iter().filter(|(lease, _)| which(lease)).for_each(|(_, running)| running.look.notify_one());
     }
 
     /// Tells all jobs to stop and waits for them to clean up.
@@ -128,17 +131,17 @@ impl Pool {
 
     async fn run(&self, job: Job) {
         let (stop, look) = (Stop::default(), Arc::new(Notify::new()));
-        let job_id = job.job_id;
-        self.running.lock().insert(job_id, Running { stop: stop.clone(), look: Arc::clone(&look) });
+        let lease = job.lease();
+        self.running.lock().insert(lease, Running { stop: stop.clone(), look: Arc::clone(&look) });
         if self.stopping.is_cancelled() {
             stop.now(StopReason::ServerStops);
         }
-        let beat = tokio::spawn(heartbeat::keep(Arc::clone(&self.core), job.lease(), stop.clone(), look));
+        let beat = tokio::spawn(heartbeat::keep(Arc::clone(&self.core), lease, stop.clone(), look));
         let ctx = JobContext::new(Arc::clone(&self.core), job, stop);
         let ended = AssertUnwindSafe(handle(&ctx)).catch_unwind().await.unwrap_or_else(|_| Err(defect(&ctx)));
         settle(&ctx, ended).await;
         beat.abort();
-        self.running.lock().remove(&job_id);
+        self.running.lock().remove(&lease);
     }
 }
 
