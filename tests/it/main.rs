@@ -1,6 +1,7 @@
 //! Integration: real sockets, real Postgres, the simulator with faults on, independent peers.
 
 mod bad_input;
+mod bench;
 mod esxi_driver;
 mod kill;
 mod main_job;

@@ -72,6 +72,11 @@ impl Simulated {
         .await
     }
 
+    /// Without copies of disks at their snapshots.
+    pub async fn quiet(folder: &Path, name: &str, machines: Vec<MachineSpec>) -> Self {
+        Self::with(HostConfig { machines, ..HostConfig::new(name, folder.join("hosts").join(name)) }).await
+    }
+
     pub async fn with(config: HostConfig) -> Self {
         let name = config.name.clone();
         Self { name, host: SimulatedHost::start(config).await.expect("a simulated host") }
