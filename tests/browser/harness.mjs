@@ -131,7 +131,8 @@ export async function withConsole(steps, { server: given, ...options } = {}) {
       await steps({ server, browser, context, page, problems, shot });
     } catch (error) {
       await shot("failed", { fullPage: false }).catch(() => {});
-      error.message += `\npage: ${page.url()}\nproblems: ${problems.join("\n  ") || "none"}\nserver:\n${server.output?.() ?? ""}`;
+      // The reporter prints the stack, which holds the message as it was when the error was made.
+      error.stack += `\npage: ${page.url()}\nproblems: ${problems.join("\n  ") || "none"}\nserver:\n${server.output?.() ?? ""}`;
       throw error;
     }
     assert.deepEqual(problems, []);

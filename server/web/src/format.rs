@@ -117,6 +117,12 @@ pub fn count(number: impl Figure, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(number)) }
 }
 
+/// The words with a capital at their start.
+pub fn sentence(words: &str) -> String {
+    let mut rest = words.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+}
+
 /// A count in any of the types that rows and lists have.
 pub trait Figure {
     /// As a number that is not negative.

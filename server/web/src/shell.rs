@@ -109,8 +109,9 @@ impl Times {
     /// `Europe/Vienna`, or `UTC`.
     pub fn zone_name(&self) -> String {
         match self.zone.iana_name() {
-            Some("Etc/UTC" | "Etc/UCT" | "Zulu") | None if self.zone == TimeZone::UTC => "UTC".to_owned(),
+            Some("Etc/UTC" | "Etc/UCT" | "Etc/Universal" | "Etc/Zulu" | "Zulu") => "UTC".to_owned(),
             Some(name) => name.to_owned(),
+            None if self.zone == TimeZone::UTC => "UTC".to_owned(),
             None => self.text(self.now, "UTC%:z"),
         }
     }

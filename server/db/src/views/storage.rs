@@ -64,6 +64,13 @@ pub struct RepositoryLine {
     pub verify_done_bytes: u64,
 }
 
+impl RepositoryLine {
+    /// Bytes the repository takes: what was measured last, or at least what its points added since.
+    pub fn taken_bytes(&self) -> u64 {
+        self.used_bytes.unwrap_or_default().max(self.stored_bytes)
+    }
+}
+
 const QUERY: &str = "
     select r.repository_id, r.name, r.kind, r.path, r.created_at, r.capacity_bytes, r.free_bytes, r.used_bytes,
            r.checked_at, r.check_error,

@@ -366,8 +366,8 @@ pub fn findings(list: &[Finding]) -> Html {
             out,
             r#"<li>{}<span class="strong wrap-any"><span class="visually-hidden">{word}</span>{}</span><span class="d wrap-any">{}</span></li>"#,
             tone(finding.severity).icon(),
-            ui::escape(&finding.message),
-            ui::escape(&finding.hint)
+            ui::escape(&format::sentence(&finding.message)),
+            ui::escape(&format::sentence(&finding.hint))
         );
     }
     out.push_str("</ul>");
@@ -393,6 +393,9 @@ pub fn is_blocked(list: &[Finding]) -> bool {
 }
 
 /// The worst finding's sentence.
-pub fn first_message(list: &[Finding]) -> &str {
-    list.iter().min_by_key(|finding| finding.severity).map_or("", |finding| finding.message.as_str())
+pub fn first_message(list: &[Finding]) -> String {
+    list.iter()
+        .min_by_key(|finding| finding.severity)
+        .map(|finding| format::sentence(&finding.message))
+        .unwrap_or_default()
 }

@@ -77,12 +77,13 @@ fn protection_word(protection: impl Of<Protection>) -> &'static str {
 /// State of a machine, with the reason under it.
 fn state(line: &MachineLine) -> Html {
     let protection = line.protection();
+    let blocked = first_message(&line.findings);
     let reason = if line.missing_since.is_some() {
         "no longer on its host"
     } else if line.active_run.is_some() {
         "being backed up"
     } else if is_blocked(&line.findings) {
-        first_message(&line.findings)
+        blocked.as_str()
     } else if line.tasks == 0 {
         "in no task"
     } else if line.last_state.as_deref() == Some("failed") {

@@ -53,6 +53,8 @@ struct JobPart {
     job: JobView,
     kind: RunKind,
     times: Times,
+    /// The run has no other.
+    alone: bool,
 }
 
 /// One line of the log.
@@ -301,8 +303,8 @@ async fn head_and_jobs(app: &App, run: RunId) -> Result<(RunHead, Head, Vec<JobP
     let times = app.times();
     let figures = Figures::of(&jobs);
     let head = Head { state: run.state, kind: run.kind, figures, times: times.clone(), run: run.clone() };
-    let kind = run.kind;
-    let parts = jobs.into_iter().map(|job| JobPart { job, kind, times: times.clone() }).collect();
+    let (kind, alone) = (run.kind, jobs.len() == 1);
+    let parts = jobs.into_iter().map(|job| JobPart { job, kind, times: times.clone(), alone }).collect();
     Ok((run, head, parts))
 }
 

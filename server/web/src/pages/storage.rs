@@ -94,7 +94,10 @@ pub fn space(it: &RepositoryLine) -> Html {
     let percent = used_percent(it).map(|used| format!("{used} %")).unwrap_or_default();
     let error = if it.check_error.is_some() { ui::st(Tone::Bad, "Cannot be used").0 } else { String::new() };
     let words = free_words(it);
-    Html(format!(r#"<div class="space"><span>{words}</span><span>{percent}</span></div>{}{error}"#, used_bar(it)))
+    Html(format!(
+        r#"<div class="space row-flex small muted num mb-1"><span>{words}</span><span class="push">{percent}</span></div>{}{error}"#,
+        used_bar(it)
+    ))
 }
 
 /// When its points were read back.
@@ -123,7 +126,7 @@ impl One {
 
     /// How much smaller the points are than the disks in them.
     fn ratio(&self) -> String {
-        let taken = self.it.used_bytes.unwrap_or(self.it.stored_bytes);
+        let taken = self.it.taken_bytes();
         if taken == 0 || self.it.size_bytes < taken {
             return String::new();
         }

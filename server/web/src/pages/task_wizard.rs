@@ -125,7 +125,7 @@ fn blocker(machine: &TaskMachine) -> Option<String> {
     if machine.missing_since.is_some() {
         return Some("It is no longer on its host.".to_owned());
     }
-    devices::is_blocked(&machine.findings).then(|| devices::first_message(&machine.findings).to_owned())
+    devices::is_blocked(&machine.findings).then(|| devices::first_message(&machine.findings))
 }
 
 /// `GET /tasks/new`
