@@ -145,7 +145,13 @@ impl Rig {
 
     /// Reads the inventory anew.
     pub async fn sync(&self, device_id: DeviceId) -> Job {
-        let job_id = self.engine.sync_device(device_id).await.expect("queued").expect("not queued already");
+        // The housekeeping may have queued one of its own just now; ours comes after it.
+        let job_id = loop {
+            match self.engine.sync_device(device_id).await.expect("queued") {
+                Some(job_id) => break job_id,
+                None => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        };
         self.wait("the inventory", async || {
             let job = self.db.job(job_id).await.expect("a job");
             job.state.is_final().then_some(job)

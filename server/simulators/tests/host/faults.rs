@@ -54,12 +54,17 @@ async fn downloads_break_on_demand() {
     assert_eq!(cut.status(), StatusCode::PARTIAL_CONTENT);
     assert!(cut.bytes().await.is_err(), "the body ends early");
     faults.add(rule(Action::WrongStatus));
-    assert_eq!(bench.get(flat, Some("bytes=0-511")).await.status(), StatusCode::OK);
+    // Bodies are read to their end: one that is still open holds the file's lock.
+    let wrong = bench.get(flat, Some("bytes=0-511")).await;
+    assert_eq!(wrong.status(), StatusCode::OK);
+    let _ = wrong.bytes().await;
     faults.add(rule(Action::IgnoreRange));
     let whole = bench.get(flat, Some("bytes=0-511")).await;
     assert_eq!((whole.status(), whole.bytes().await.unwrap().len() as u64), (StatusCode::OK, 4 * MIB));
     faults.add(rule(Action::Status(401)).at_offset(2 * MIB));
-    assert_eq!(bench.get(flat, Some("bytes=0-511")).await.status(), StatusCode::PARTIAL_CONTENT);
+    let first = bench.get(flat, Some("bytes=0-511")).await;
+    assert_eq!(first.status(), StatusCode::PARTIAL_CONTENT);
+    first.bytes().await.unwrap();
     let middle = format!("bytes={}-{}", MIB, 3 * MIB);
     assert_eq!(bench.get(flat, Some(&middle)).await.status(), StatusCode::UNAUTHORIZED);
     faults.add(rule(Action::Drop));
