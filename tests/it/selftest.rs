@@ -1,5 +1,6 @@
 //! The self-test as a user runs it, with a guest that boots: the restored disk must boot as well.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use support::stillframe;
@@ -19,7 +20,6 @@ fn restored_disk(said: &str, key: i32) -> Option<PathBuf> {
 fn a_guest_is_backed_up_while_it_changes_and_the_restored_disk_boots() {
     let guest = from_environment("STILLFRAME_GUEST");
     let folder = tempfile::tempdir().unwrap();
-    use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let output = Command::new(stillframe())
         .args(["selftest", "--keep", "--guest"])
