@@ -1,5 +1,6 @@
-//! What a repository takes from the machine it runs on: randomness and processors. Tests bring their own.
+//! What a repository takes from the machine it runs on: randomness, time and processors. Tests bring their own.
 
+use domain::{Clock, SystemClock};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -25,15 +26,24 @@ impl Randomness for SystemRandomness {
 pub struct Environment {
     /// Random bytes.
     pub randomness: Arc<dyn Randomness>,
-    /// Threads for hashing, compression and encryption; at least one.
+    /// Threads for hashing, compression and encryption. With none the work is done where it is asked for, in order.
     pub threads: usize,
+    /// Wall-clock time, for leases.
+    pub clock: Arc<dyn Clock>,
+    /// Who this is, for others that wait for its leases: host and process.
+    pub who: String,
 }
 
 impl Default for Environment {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { randomness: Arc::new(SystemRandomness), threads }
+        Self { randomness: Arc::new(SystemRandomness), threads, clock: Arc::new(SystemClock), who: whoami() }
     }
+}
+
+fn whoami() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}, process {}", std::process::id())
 }
 
 /// An array of random bytes.

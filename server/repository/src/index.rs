@@ -70,17 +70,23 @@ struct PackInfo {
     id: ObjectId,
     /// Its object was not there when last looked: do not deduplicate against it.
     absent: bool,
+    /// An epoch names it, and it will be deleted. Never taken back.
+    condemned: bool,
 }
 
 #[derive(Default)]
 struct Packs {
     list: Vec<PackInfo>,
     numbers: HashMap<ObjectId, u32>,
+    /// Condemned packs, known here or not.
+    condemned: HashSet<ObjectId>,
 }
 
 /// The index of an open repository.
 pub struct Index {
     shards: Vec<RwLock<IdMap<Slot>>>,
+    /// Further places of chunks that are in several packs.
+    others: RwLock<IdMap<Vec<Slot>>>,
     packs: RwLock<Packs>,
     segments: Mutex<HashSet<String>>,
     loading: tokio::sync::Mutex<bool>,
@@ -90,6 +96,7 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            others: RwLock::default(),
             packs: RwLock::default(),
             segments: Mutex::default(),
             loading: tokio::sync::Mutex::new(false),
@@ -111,7 +118,8 @@ impl Index {
                 return;
             }
             let number = packs.list.len() as u32;
-            packs.list.push(PackInfo { id: record.id, absent: false });
+            let condemned = packs.condemned.contains(&record.id);
+            packs.list.push(PackInfo { id: record.id, absent: false, condemned });
             packs.numbers.insert(record.id, number);
             number
         };
@@ -134,25 +142,66 @@ impl Index {
     fn insert(&self, id: ChunkId, slot: Slot) {
         let mut shard = self.shard(&id).write();
         // The first place wins, so that readers of neighbouring chunks stay in one pack; unless that pack is gone.
-        let keep = shard.get(&id).is_some_and(|old| !self.is_absent(old.pack));
-        if !keep {
-            shard.insert(id, slot);
+        match shard.get(&id).copied() {
+            None => drop(shard.insert(id, slot)),
+            Some(old) => {
+                let keep = self.is_usable(old.pack);
+                if !keep {
+                    shard.insert(id, slot);
+                }
+                self.others.write().entry(id).or_default().push(if keep { slot } else { old });
+            }
         }
     }
 
-    fn is_absent(&self, pack: u32) -> bool {
-        self.packs.read().list.get(pack as usize).is_none_or(|info| info.absent)
+    fn is_usable(&self, pack: u32) -> bool {
+        self.packs.read().list.get(pack as usize).is_some_and(|info| !info.absent && !info.condemned)
+    }
+
+    fn slots(&self, id: &ChunkId) -> Vec<Slot> {
+        let Some(first) = self.shard(id).read().get(id).copied() else { return Vec::new() };
+        let mut slots = vec![first];
+        slots.extend(self.others.read().get(id).into_iter().flatten());
+        slots
     }
 
     /// May a writer refer to the chunk instead of storing it?
     pub fn has(&self, id: &ChunkId) -> bool {
-        let slot = self.shard(id).read().get(id).copied();
-        slot.is_some_and(|slot| !self.is_absent(slot.pack))
+        self.usable_pack(id).is_some()
     }
 
-    /// Where the chunk is, as far as is known.
+    /// A pack that a writer may refer to for this chunk: there when last looked, and not condemned.
+    pub fn usable_pack(&self, id: &ChunkId) -> Option<ObjectId> {
+        let first = self.shard(id).read().get(id).copied()?;
+        let slot = if self.is_usable(first.pack) {
+            first
+        } else {
+            self.slots(id).into_iter().find(|slot| self.is_usable(slot.pack))?
+        };
+        Some(self.packs.read().list.get(slot.pack as usize)?.id)
+    }
+
+    /// Where the chunk is best read, as far as is known.
     pub fn known(&self, id: &ChunkId) -> Option<Location> {
-        let slot = self.shard(id).read().get(id).copied()?;
+        let first = self.shard(id).read().get(id).copied()?;
+        if self.is_usable(first.pack) {
+            return self.location(&first);
+        }
+        self.places(id).into_iter().next()
+    }
+
+    /// All places of the chunk: those in usable packs first, then in condemned ones, last those last seen gone.
+    pub fn places(&self, id: &ChunkId) -> Vec<Location> {
+        let mut slots = self.slots(id);
+        let packs = self.packs.read();
+        slots.sort_by_key(|slot| {
+            packs.list.get(slot.pack as usize).map_or((true, true), |info| (info.absent, info.condemned))
+        });
+        drop(packs);
+        slots.iter().filter_map(|slot| self.location(slot)).collect()
+    }
+
+    fn location(&self, slot: &Slot) -> Option<Location> {
         let pack = self.packs.read().list.get(slot.pack as usize)?.id;
         Some(Location {
             pack,
@@ -163,6 +212,27 @@ impl Index {
             kind: slot.kind,
             codec: slot.codec,
         })
+    }
+
+    /// These packs are going to be deleted: nothing new may refer to them. For ever, whether known here yet or not.
+    pub fn condemn<'a>(&self, condemned: impl IntoIterator<Item = &'a ObjectId>) {
+        let mut packs = self.packs.write();
+        for id in condemned {
+            packs.condemned.insert(*id);
+            let number = packs.numbers.get(id).copied();
+            if let Some(info) = number.and_then(|number| packs.list.get_mut(number as usize)) {
+                info.condemned = true;
+            }
+        }
+    }
+
+    /// The pack's object was found to be gone.
+    pub fn forget(&self, pack: &ObjectId) {
+        let mut packs = self.packs.write();
+        let number = packs.numbers.get(pack).copied();
+        if let Some(info) = number.and_then(|number| packs.list.get_mut(number as usize)) {
+            info.absent = true;
+        }
     }
 
     /// Where the chunk is. Looks for what other writers added since, and in packs no segment covers, before giving up.
@@ -218,6 +288,8 @@ impl Index {
             if self.packs.read().numbers.contains_key(&id) {
                 continue;
             }
+            // Its writer may not have got as far as syncing the folder: what is in the index is durable.
+            core.backend.sync(&object.name).await?;
             match read_footer(core, &id, object.size).await {
                 Ok(record) => self.add(&record),
                 Err(error) if error.is_damage() => {

@@ -23,9 +23,11 @@ struct State {
     closed: bool,
 }
 
-/// A pool. Dropping it lets the threads finish what is queued. Callers bound the queue by their byte budgets.
+/// A pool; one of no threads does each job when it is submitted. Dropping it lets the threads finish what is queued. Callers bound the queue by their byte budgets.
 pub struct Pool {
     queue: Arc<Queue>,
+    /// Set when there are no threads: jobs run in `submit`.
+    inline: Option<Mutex<Workspace>>,
 }
 
 /// The outcome of a job, to be awaited.
@@ -33,10 +35,12 @@ pub type Outcome<T> = oneshot::Receiver<Result<T>>;
 
 impl Pool {
     pub fn new(threads: usize) -> Result<Self> {
-        let pool = Self { queue: Arc::default() };
-        for number in 0..threads.max(1) {
+        let workspace = || Workspace::new().map_err(|_| Error::Internal("compressor set-up"));
+        let inline = if threads == 0 { Some(Mutex::new(workspace()?)) } else { None };
+        let pool = Self { queue: Arc::default(), inline };
+        for number in 0..threads {
             let queue = Arc::clone(&pool.queue);
-            let workspace = Workspace::new().map_err(|_| Error::Internal("compressor set-up"))?;
+            let workspace = workspace()?;
             std::thread::Builder::new()
                 .name(format!("repository-{number}"))
                 .spawn(move || work(&queue, workspace))
@@ -56,6 +60,10 @@ impl Pool {
             // Nobody waits any more when the receiver is gone.
             let _ = sender.send(result.unwrap_or(Err(Error::Internal("a worker thread"))));
         });
+        if let Some(workspace) = &self.inline {
+            job(&mut workspace.lock());
+            return receiver;
+        }
         self.queue.state.lock().jobs.push_back(job);
         self.queue.wake.notify_one();
         receiver

@@ -133,4 +133,12 @@ impl ObjectBackend for FaultyBackend {
     async fn delete(&self, name: &str) -> Result<(), BackendError> {
         faulty!(self, "delete", name, true, self.inner.delete(name))
     }
+
+    async fn sync(&self, name: &str) -> Result<(), BackendError> {
+        self.inner.sync(name).await
+    }
+
+    fn list_lag(&self) -> std::time::Duration {
+        self.inner.list_lag()
+    }
 }

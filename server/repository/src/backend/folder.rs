@@ -284,4 +284,16 @@ impl ObjectBackend for FolderBackend {
         };
         self.blocking("delete", name, delete).await
     }
+
+    async fn sync(&self, name: &str) -> Result<(), BackendError> {
+        let sync = |this: &Self, name: &str| {
+            let path = this.path_of(name.trim_end_matches('/'))?;
+            let folder = if name.ends_with('/') { path.as_path() } else { path.parent().unwrap_or(&this.root) };
+            match sync_folder(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()), // nothing there to lose
+                other => other,
+            }
+        };
+        self.blocking("sync", name, sync).await
+    }
 }

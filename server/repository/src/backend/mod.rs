@@ -1,4 +1,4 @@
-//! Where a repository's objects live, behind five verbs. Owns naming rules for objects and the errors of storage.
+//! Where a repository's objects live, behind a few verbs. Owns naming rules for objects and the errors of storage.
 //! Must never look inside an object. Next: `folder` (the real one), `memory` and `faulty` (tests).
 
 pub mod faulty;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use faulty::{Fault, FaultyBackend};
 pub use folder::FolderBackend;
@@ -26,7 +27,7 @@ pub struct ObjectInfo {
     pub size: u64,
 }
 
-/// Five verbs on immutable objects. Names are relative, of `[a-zA-Z0-9._-]` and `/`.
+/// Verbs on immutable objects. Names are relative, of `[a-zA-Z0-9._-]` and `/`.
 #[async_trait::async_trait]
 pub trait ObjectBackend: Send + Sync + fmt::Debug {
     /// What to call the location in messages.
@@ -46,8 +47,21 @@ pub trait ObjectBackend: Send + Sync + fmt::Debug {
     /// Name and length of one object.
     async fn stat(&self, name: &str) -> Result<ObjectInfo, BackendError>;
 
-    /// Removes an object; one that is not there is fine.
+    /// Removes an object; one that is not there is fine. When it returns, the object stays gone.
     async fn delete(&self, name: &str) -> Result<(), BackendError>;
+
+    /// Makes durable what is visible of this object and, below a prefix ending in `/`, which objects are there and which
+    /// are gone: another process may have renamed or removed a file and not have synced the folder yet. Nothing to do
+    /// where what is visible is durable.
+    async fn sync(&self, name: &str) -> Result<(), BackendError> {
+        let _ = name;
+        Ok(())
+    }
+
+    /// How long a list may go on showing what was. Looking one object up by its name never lags.
+    fn list_lag(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What kind of failure it was; callers decide by this.
@@ -89,7 +103,7 @@ impl BackendErrorKind {
 pub struct BackendError {
     /// What kind.
     pub kind: BackendErrorKind,
-    /// `store`, `read`, `list`, `look up` or `delete`.
+    /// `store`, `read`, `list`, `look up`, `delete` or `sync`.
     pub verb: &'static str,
     /// Object name or prefix.
     pub name: String,

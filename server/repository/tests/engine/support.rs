@@ -46,7 +46,7 @@ pub fn text(seed: u64, length: usize) -> Vec<u8> {
 }
 
 pub fn environment(threads: usize) -> Environment {
-    Environment { randomness: Arc::new(Seeded::default()), threads }
+    Environment { randomness: Arc::new(Seeded::default()), threads, ..Environment::default() }
 }
 
 pub fn options() -> InitOptions {
