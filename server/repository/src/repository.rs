@@ -267,9 +267,9 @@ async fn read_config(backend: &dyn ObjectBackend) -> Result<bytes::Bytes> {
             return Err(Error::damaged(names::CONFIG, "it is longer than any configuration"));
         }
         Ok(_) => {}
-        Err(error) if error.kind == BackendErrorKind::NotFound => {
+        Err(error) if matches!(error.kind, BackendErrorKind::NotFound | BackendErrorKind::NoLocation) => {
             let objects = match backend.list("").await {
-                Err(error) if error.kind == BackendErrorKind::NotFound => {
+                Err(error) if error.kind == BackendErrorKind::NoLocation => {
                     return Err(not_one("there is no such place"));
                 }
                 other => other?,

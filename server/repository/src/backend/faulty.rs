@@ -1,9 +1,11 @@
 //! A backend that fails where a test wants it to: the n-th operation, or everything after it, as a crash would.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{BackendError, BackendErrorKind, ObjectBackend, ObjectInfo};
 
@@ -101,7 +103,7 @@ macro_rules! faulty {
             Step::Pass => $call.await,
             Step::Before(kind) => Err($self.error(kind, $verb, $name)),
             Step::After(kind) => {
-                $call.await?;
+                let _done = $call.await?;
                 Err($self.error(kind, $verb, $name))
             }
         }
@@ -138,7 +140,15 @@ impl ObjectBackend for FaultyBackend {
         self.inner.sync(name).await
     }
 
-    fn list_lag(&self) -> std::time::Duration {
+    fn list_lag(&self) -> Duration {
         self.inner.list_lag()
+    }
+
+    fn lock_needed_until(&self) -> Option<Timestamp> {
+        self.inner.lock_needed_until()
+    }
+
+    async fn extend_lock(&self, name: &str) -> Result<Option<Timestamp>, BackendError> {
+        faulty!(self, "lock", name, false, self.inner.extend_lock(name))
     }
 }

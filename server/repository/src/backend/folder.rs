@@ -62,7 +62,10 @@ impl FolderBackend {
 
     fn error(&self, verb: &'static str, name: &str, error: io::Error) -> BackendError {
         let kind = match error.kind() {
+            io::ErrorKind::NotFound if verb != "open" && !self.root.is_dir() => BackendErrorKind::NoLocation,
             io::ErrorKind::NotFound => BackendErrorKind::NotFound,
+            // A folder where an object was asked for, or an object where a folder was.
+            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory if verb != "open" => BackendErrorKind::NotFound,
             io::ErrorKind::AlreadyExists => BackendErrorKind::AlreadyExists,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 BackendErrorKind::OutOfSpace
@@ -138,6 +141,10 @@ impl FolderBackend {
         let Some(range) = range else { return Ok(fs::read(path)?.into()) };
         let length = range.end.checked_sub(range.start).ok_or(io::ErrorKind::InvalidInput)?;
         let file = File::open(path)?;
+        // Before room is made for them.
+        if range.end > file.metadata()?.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut buffer = vec![0; length as usize];
         file.read_exact_at(&mut buffer, range.start)?;
         Ok(buffer.into())
@@ -268,6 +275,9 @@ impl ObjectBackend for FolderBackend {
     async fn stat(&self, name: &str) -> Result<ObjectInfo, BackendError> {
         let stat = |this: &Self, name: &str| {
             let meta = fs::metadata(this.path_of(name)?)?;
+            if !meta.is_file() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             Ok(ObjectInfo { name: name.to_owned(), size: meta.len() })
         };
         self.blocking("look up", name, stat).await
@@ -277,7 +287,7 @@ impl ObjectBackend for FolderBackend {
         let delete = |this: &Self, name: &str| {
             let path = this.path_of(name)?;
             match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && this.root.is_dir() => return Ok(()),
                 other => other?,
             }
             path.parent().map_or(Ok(()), sync_folder)

@@ -6,6 +6,7 @@ pub mod folder;
 pub mod memory;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,13 +42,14 @@ pub trait ObjectBackend: Send + Sync + fmt::Debug {
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BackendError>;
 
     /// All objects whose name starts with `prefix` (empty or ending in `/`), ascending by name. A missing location is
-    /// `NotFound`; a prefix without objects is an empty list.
+    /// `NoLocation`; a prefix without objects is an empty list. Whole or an error, never short.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, BackendError>;
 
     /// Name and length of one object.
     async fn stat(&self, name: &str) -> Result<ObjectInfo, BackendError>;
 
-    /// Removes an object; one that is not there is fine. When it returns, the object stays gone.
+    /// Removes an object and frees its space; one that is not there is fine. When it returns, the object stays gone. One
+    /// that is under a lock is `Locked` and stays readable.
     async fn delete(&self, name: &str) -> Result<(), BackendError>;
 
     /// Makes durable what is visible of this object and, below a prefix ending in `/`, which objects are there and which
@@ -62,19 +64,45 @@ pub trait ObjectBackend: Send + Sync + fmt::Debug {
     fn list_lag(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Until when an object must stay locked that a point made now refers to; `None` where nothing is locked.
+    fn lock_needed_until(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Sees to it that an object stays locked at least until [`Self::lock_needed_until`], and tells until when it is.
+    /// Cheap when its lock lasts long enough. Without locks it does nothing.
+    async fn extend_lock(&self, name: &str) -> Result<Option<Timestamp>, BackendError> {
+        let _ = name;
+        Ok(None)
+    }
 }
 
 /// What kind of failure it was; callers decide by this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendErrorKind {
-    /// No such object or location.
+    /// No such object.
     NotFound,
+    /// The location itself (folder, share, bucket) is not there.
+    NoLocation,
     /// The name is taken.
     AlreadyExists,
     /// The location is full, or over its quota.
     OutOfSpace,
     /// Not allowed.
     Forbidden,
+    /// The account, its password or key is not accepted.
+    Unauthorized,
+    /// No connection, a broken one, or no answer in time: trying again may help.
+    Unreachable,
+    /// The clocks here and there differ by more than the storage allows.
+    ClockSkew,
+    /// The object is locked until a time that has not come.
+    Locked,
+    /// It may have happened or not: the reply was lost and asking again did not tell.
+    OutcomeUnknown,
+    /// The location lacks something that was asked of it.
+    Unsuitable,
     /// The object ends before the range does.
     TooShort,
     /// A name no object may have.
@@ -87,9 +115,16 @@ impl BackendErrorKind {
     const fn text(self) -> &'static str {
         match self {
             Self::NotFound => "not found",
+            Self::NoLocation => "the location is not there",
             Self::AlreadyExists => "it exists already",
             Self::OutOfSpace => "no space left",
             Self::Forbidden => "permission denied",
+            Self::Unauthorized => "the account or its secret is not accepted",
+            Self::Unreachable => "no answer from the storage",
+            Self::ClockSkew => "the clocks here and at the storage differ too much",
+            Self::Locked => "it is locked until its retention ends",
+            Self::OutcomeUnknown => "the outcome is unknown, the reply was lost",
+            Self::Unsuitable => "the location is not fit for this",
             Self::TooShort => "it is shorter than it should be",
             Self::BadName => "not a valid object name",
             Self::Other => "the storage failed",
@@ -103,7 +138,7 @@ impl BackendErrorKind {
 pub struct BackendError {
     /// What kind.
     pub kind: BackendErrorKind,
-    /// `store`, `read`, `list`, `look up`, `delete` or `sync`.
+    /// `open`, `create`, `store`, `read`, `list`, `look up`, `lock`, `delete` or `sync`.
     pub verb: &'static str,
     /// Object name or prefix.
     pub name: String,
