@@ -1,0 +1,8 @@
+//! Every storage location under one suite (`conformance`), and each with the faults of its own kind.
+
+#[macro_use]
+mod conformance;
+mod local;
+#[path = "../engine/support.rs"]
+#[allow(dead_code)] // shared with the tests of the engine, which use the rest
+mod support;
