@@ -13,6 +13,7 @@ mod environment;
 mod error;
 mod format;
 mod index;
+mod location;
 mod point;
 mod pool;
 mod reader;
@@ -26,6 +27,9 @@ pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
 pub use format::keyslot::RecoveryKey;
+pub use location::{
+    Location, LocationSecret, NfsLocation, Retention, RetentionMode, S3Location, SmbEncryption, SmbLocation,
+};
 pub use point::{
     CommittedPoint, DamagedPoint, DiskSummary, Point, PointDisk, PointId, PointList, PointMetadata, PointSummary,
     Predecessor,
