@@ -28,7 +28,6 @@ pub struct Core {
     pub backend: Arc<dyn ObjectBackend>,
     pub keys: Arc<Keys>,
     pub config: Config,
-    pub public_key: [u8; 32],
     pub environment: Environment,
     pub pool: Pool,
     pub index: Index,
@@ -46,7 +45,6 @@ impl Core {
         Ok(Arc::new(Self {
             backend,
             keys: Arc::new(keys),
-            public_key: config.public_key()?,
             config,
             pool: Pool::new(environment.threads)?,
             environment,
@@ -74,7 +72,10 @@ impl Core {
             return Err(Error::damaged(&name, "it is longer than any manifest"));
         }
         let bytes = self.backend.get(&name, None).await?;
-        let point = manifest::decode(&self.keys, &self.public_key, id, &bytes)?;
+        let point = match manifest::decode(&self.keys, id, &bytes) {
+            Ok(point) => point,
+            Err(error) => return Err(self.settle_generation(error).await),
+        };
         Ok((point, blake3::hash(&bytes).to_hex().to_string()))
     }
 
@@ -114,7 +115,7 @@ pub fn decode_chunk(
     if location.kind != kind {
         return Err(damaged("it is of another kind than its reference says"));
     }
-    let seal = PackSeal::new(keys, location.pack)?;
+    let seal = PackSeal::of(keys, location.pack, location.generation)?;
     let mut opened = std::mem::take(&mut workspace.scratch);
     let authentic = seal.open_chunk(location.ordinal, sealed, &mut opened);
     let content = match (authentic, location.codec) {

@@ -20,12 +20,50 @@ pub enum Error {
     /// `init` was asked to create a repository over something else.
     #[error("{place} is not empty: a new repository needs a place of its own")]
     NotEmpty { place: String },
-    /// No key slot opens with this passphrase (or recovery key).
-    #[error("the passphrase does not open the repository in {place}")]
+    /// No key slot opens with this passphrase.
+    #[error(
+        "the passphrase does not open the repository in {place}: check for capitals and the keyboard's language, or use \
+         the recovery key"
+    )]
     WrongPassphrase { place: String },
+    /// A recovery key whose check characters hold, but no slot opens with it.
+    #[error(
+        "the recovery key is typed correctly but does not open the repository in {place}: it belongs to another \
+         repository, or was replaced by a newer one"
+    )]
+    WrongRecoveryKey { place: String },
     /// It looks like a recovery key, but its check characters do not match.
-    #[error("the recovery key is mistyped: its check characters do not match")]
+    #[error(
+        "the recovery key is mistyped: its check characters do not match; compare it with the paper group by group"
+    )]
     MistypedRecoveryKey,
+    /// No key slot is left that this kind of secret could open.
+    #[error(
+        "no key slot for a {kind} is left in {place}: put the files of its folder keys/ back from a copy{}",
+        if *other { " or use the other secret, for which there is one" } else { "; without one nothing can be read" }
+    )]
+    NoKeySlot { place: String, kind: &'static str, other: bool },
+    /// The key slots this kind of secret could open are damaged.
+    #[error(
+        "key slot {object} is damaged, {reason}: put that file back from a copy, or open the repository with the other \
+         secret, passphrase or recovery key"
+    )]
+    KeySlotDamaged { object: String, reason: String },
+    /// Sealed with keys made after this program opened the repository.
+    #[error(
+        "{object} is sealed with keys of generation {generation}, this program holds those up to {newest}: the keys were \
+         rotated; enter the repository's present passphrase again"
+    )]
+    KeysRotated { object: String, generation: u8, newest: u8 },
+    /// Somebody else changed the key slots at the same time; nothing was changed here.
+    #[error("the keys in {place} are being changed by somebody else: try again when that is done")]
+    KeysBusy { place: String },
+    /// No such key slot.
+    #[error("there is no key slot {id} in {place}")]
+    NoSuchKeySlot { place: String, id: String },
+    /// Removing it might leave nothing that opens the repository.
+    #[error("key slot {id} is the one that opened: it is removed with the help of another passphrase or recovery key")]
+    KeySlotInUse { id: String },
     /// An object does not hold what was written into it.
     #[error("{object} is damaged: {reason}")]
     Damaged { object: String, reason: String },
@@ -82,9 +120,12 @@ impl Error {
     /// True when what the repository holds is at fault (damaged, missing, too new), so that reading everything again helps.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::Missing { .. } | Self::DiskDamaged { .. } | Self::UnknownVersion { .. } => {
-                true
-            }
+            Self::Damaged { .. }
+            | Self::Missing { .. }
+            | Self::DiskDamaged { .. }
+            | Self::UnknownVersion { .. }
+            | Self::NoKeySlot { .. }
+            | Self::KeySlotDamaged { .. } => true,
             Self::Backend(error) => error.kind == crate::backend::BackendErrorKind::NotFound,
             _ => false,
         }

@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::backend::BackendErrorKind;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::envelope::HEADER_BYTES;
+use crate::format::envelope::{HEADER_BYTES, Header, Magic};
 use crate::format::names::{self, ObjectId};
 use crate::format::pack::{self, PACK_OBJECT_BYTES_MAX, PackSeal, TRAILER_BYTES};
 use crate::format::segment::{self, PackRecord, SEGMENT_BYTES_MAX};
@@ -55,6 +55,8 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     pub pack: ObjectId,
+    /// Of the keys the pack is sealed with.
+    pub generation: u8,
     pub ordinal: u32,
     /// From the start of the pack object.
     pub offset: u64,
@@ -68,6 +70,7 @@ pub struct Location {
 #[derive(Debug, Clone, Copy)]
 struct PackInfo {
     id: ObjectId,
+    generation: u8,
     /// Its object was not there when last looked: do not deduplicate against it.
     absent: bool,
     /// An epoch names it, and it will be deleted. Never taken back.
@@ -89,6 +92,8 @@ pub struct Index {
     others: RwLock<IdMap<Vec<Slot>>>,
     packs: RwLock<Packs>,
     segments: Mutex<HashSet<String>>,
+    /// At the last load something was sealed with this newer generation of keys; and the newest that was known.
+    rotated: Mutex<Option<(u8, u8)>>,
     loading: tokio::sync::Mutex<bool>,
 }
 
@@ -99,6 +104,7 @@ impl Default for Index {
             others: RwLock::default(),
             packs: RwLock::default(),
             segments: Mutex::default(),
+            rotated: Mutex::default(),
             loading: tokio::sync::Mutex::new(false),
         }
     }
@@ -119,7 +125,7 @@ impl Index {
             }
             let number = packs.list.len() as u32;
             let condemned = packs.condemned.contains(&record.id);
-            packs.list.push(PackInfo { id: record.id, absent: false, condemned });
+            packs.list.push(PackInfo { id: record.id, generation: record.generation, absent: false, condemned });
             packs.numbers.insert(record.id, number);
             number
         };
@@ -202,9 +208,10 @@ impl Index {
     }
 
     fn location(&self, slot: &Slot) -> Option<Location> {
-        let pack = self.packs.read().list.get(slot.pack as usize)?.id;
+        let info = *self.packs.read().list.get(slot.pack as usize)?;
         Some(Location {
-            pack,
+            pack: info.id,
+            generation: info.generation,
             ordinal: slot.ordinal,
             offset: u64::from(slot.offset),
             sealed_bytes: slot.stored + crate::format::crypto::TAG_BYTES as u32,
@@ -242,7 +249,7 @@ impl Index {
             return Ok(location);
         }
         self.refresh(core).await?;
-        self.known(id).ok_or_else(|| Error::Missing { object: format!("chunk {id:?}") })
+        self.known(id).ok_or_else(|| self.missing(id))
     }
 
     /// Loads the index once.
@@ -263,7 +270,24 @@ impl Index {
         Ok(())
     }
 
+    fn unreadable(&self, error: &Error) {
+        tracing::warn!(%error, "left out of the index");
+        if let Error::KeysRotated { generation, newest, .. } = error {
+            *self.rotated.lock() = Some((*generation, *newest));
+        }
+    }
+
+    /// A chunk that no readable pack holds may be in one sealed with keys made since.
+    fn missing(&self, id: &ChunkId) -> Error {
+        let object = format!("chunk {id:?}");
+        match *self.rotated.lock() {
+            Some((generation, newest)) => Error::KeysRotated { object, generation, newest },
+            None => Error::Missing { object },
+        }
+    }
+
     async fn load(&self, core: &Core) -> Result<()> {
+        *self.rotated.lock() = None;
         // Packs first: one that appears after this list is covered by its writer's segment or by the next refresh.
         let known = self.packs.read().list.len();
         let listed = core.backend.list(names::PACKS).await?;
@@ -276,6 +300,11 @@ impl Index {
                 // What it said is in the packs as well.
                 Err(error) if error.is_damage() => {
                     tracing::warn!(segment = object.name, %error, "index segment unreadable, using pack footers");
+                }
+                // Written since the keys were rotated: not for those who hold the old ones, and read again when they learn.
+                Err(error @ Error::KeysRotated { .. }) => {
+                    self.unreadable(&error);
+                    continue;
                 }
                 Err(error) => return Err(error),
             }
@@ -295,6 +324,7 @@ impl Index {
                 Err(error) if error.is_damage() => {
                     tracing::warn!(pack = object.name, %error, "pack without index segment is unreadable");
                 }
+                Err(error @ Error::KeysRotated { .. }) => self.unreadable(&error),
                 Err(error) => return Err(error),
             }
         }
@@ -327,7 +357,10 @@ pub async fn read_segment(core: &Core, name: &str, size: u64) -> Result<Vec<Pack
         return Err(Error::damaged(name, "it is longer than any index segment"));
     }
     let bytes = core.backend.get(name, None).await?;
-    segment::decode(&core.keys, name, &bytes)
+    match segment::decode(&core.keys, name, &bytes) {
+        Err(error) => Err(core.settle_generation(error).await),
+        decoded => decoded,
+    }
 }
 
 /// Reads a pack's footer, header and trailer and checks that they fit its length.
@@ -340,7 +373,11 @@ pub async fn read_footer(core: &Core, id: &ObjectId, size: u64) -> Result<PackRe
     let trailer = core.backend.get(&name, Some(size - TRAILER_BYTES as u64..size)).await?;
     let tail_bytes = pack::tail_bytes(&name, &trailer, size)?;
     let tail = core.backend.get(&name, Some(size - tail_bytes..size)).await?;
-    let seal = PackSeal::new(&core.keys, *id)?;
+    let generation = Header::decode(Magic::Pack, &header, &name)?.generation(&name)?;
+    let seal = match PackSeal::of(&core.keys, *id, generation) {
+        Err(error) => return Err(core.settle_generation(error).await),
+        Ok(seal) => seal,
+    };
     let entries = seal.open_footer(&header, &tail, size)?;
-    Ok(PackRecord { id: *id, object_bytes: size, entries })
+    Ok(PackRecord { id: *id, object_bytes: size, generation, entries })
 }

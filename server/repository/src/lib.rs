@@ -7,12 +7,14 @@
 
 pub mod backend;
 mod cache;
+mod catalogue;
 mod core;
 mod documents;
 mod environment;
 mod error;
 mod format;
 mod index;
+mod keys;
 mod location;
 mod point;
 mod pool;
@@ -23,10 +25,12 @@ mod verify;
 mod writer;
 
 pub use backend::{BackendError, BackendErrorKind, FolderBackend, MemoryBackend, ObjectBackend};
+pub use catalogue::{Catalogue, CatalogueDisk, CatalogueMachine, CataloguePoint};
 pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
-pub use format::keyslot::RecoveryKey;
+pub use format::keyslot::{RecoveryKey, SlotKind};
+pub use keys::{KeySlotInfo, OldRecoveryKeys};
 pub use location::{
     Location, LocationSecret, NfsLocation, Retention, RetentionMode, S3Location, SmbEncryption, SmbLocation,
 };

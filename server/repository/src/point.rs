@@ -114,6 +114,9 @@ pub struct Point {
     pub predecessor: Option<Predecessor>,
     /// Its disks, ascending by key.
     pub disks: Vec<PointDisk>,
+    /// Generation of the keys its manifest is sealed and signed with: in its header, not in its body.
+    #[serde(skip)]
+    pub key_generation: u8,
 }
 
 impl Point {

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,14 +15,13 @@ use crate::core::Core;
 use crate::environment::{Environment, random};
 use crate::error::{Error, Result};
 use crate::format::config::{CONFIG_BYTES_MAX, ChunkConfig, Config, check_pack_bytes};
-use crate::format::crypto::{Argon2Cost, Keys, Secrets};
+use crate::format::crypto::{Argon2Cost, GenerationSecrets, Keys, Secrets};
 use crate::format::envelope::{Header, Magic};
-use crate::format::keyslot::{self, KEY_SLOT_BYTES, KeySlot, Opener, RecoveryKey, SlotKind};
+use crate::format::keyslot::{self, Opener, RecoveryKey};
 use crate::format::names;
+use crate::keys::{blocking, unlock};
 use crate::point::{DamagedPoint, Point, PointId, PointList, PointSummary};
 
-/// Most key slots that are tried.
-pub const KEY_SLOTS_MAX: usize = 32;
 /// Manifests read at the same time.
 const MANIFESTS_AT_ONCE: usize = 8;
 
@@ -105,10 +104,10 @@ impl Repository {
         }
         let randomness = &*environment.randomness;
         let repository = *Uuid::from_bytes(random(randomness)?).as_bytes();
-        let secrets = Secrets {
+        let secrets = Secrets::new(GenerationSecrets {
             data_key: Zeroizing::new(random(randomness)?),
             signing_seed: Zeroizing::new(random(randomness)?),
-        };
+        });
         let recovery = RecoveryKey::new(random(randomness)?);
         let (slot_id, slot_salt) = (random(randomness)?, random(randomness)?);
         let cost = options.passphrase_cost;
@@ -131,7 +130,7 @@ impl Repository {
             created_at: options.created_at,
             chunk,
             pack_bytes: options.pack_bytes,
-            signing_public_key: hex::encode(keys.public_key()),
+            signing_public_key: hex::encode(keys.public_key(0).unwrap_or_default()),
             documents,
         };
         put(&*backend, names::CONFIG, config.encode(&keys, random(randomness)?)?).await?;
@@ -152,13 +151,13 @@ impl Repository {
         let place = backend.place();
         let bytes = read_config(&*backend).await?;
         let header = Header::decode(Magic::Config, &bytes, names::CONFIG)?;
-        let (secrets, repository) = unlock(&*backend, passphrase).await?;
-        if repository != header.repository {
+        let unlocked = unlock(&*backend, passphrase).await?;
+        if unlocked.repository != header.repository {
             return Err(Error::damaged(names::CONFIG, "it names another repository than the key slots do"));
         }
-        let keys = Keys::new(header.repository, &secrets)?;
+        let keys = Keys::new(header.repository, &unlocked.secrets)?;
         let config = Config::decode(&keys, &bytes)?;
-        if config.public_key()? != keys.public_key() {
+        if Some(config.public_key()?) != keys.public_key(0) {
             return Err(Error::damaged(names::CONFIG, format!("it does not fit the keys in {place}")));
         }
         Ok(Self { core: Core::new(backend, keys, config, environment)? })
@@ -188,7 +187,7 @@ impl Repository {
             match summary {
                 Ok(summary) => list.points.push(summary),
                 Err(Error::NoSuchPoint(_)) => {} // deleted meanwhile
-                Err(Error::Backend(error)) => return Err(error.into()),
+                Err(error @ (Error::Backend(_) | Error::KeysRotated { .. })) => return Err(error),
                 Err(error) => list.damaged.push(DamagedPoint { object, id, reason: error.to_string() }),
             }
         }
@@ -253,13 +252,6 @@ async fn put(backend: &dyn ObjectBackend, name: &str, bytes: Vec<u8>) -> Result<
     Ok(backend.put_new(name, vec![bytes.into()]).await?)
 }
 
-async fn blocking<T: Send + 'static>(
-    step: &'static str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal(step)))
-}
-
 async fn read_config(backend: &dyn ObjectBackend) -> Result<bytes::Bytes> {
     let not_one = |reason| Error::NotARepository { place: backend.place(), reason };
     match backend.stat(names::CONFIG).await {
@@ -286,49 +278,4 @@ async fn read_config(backend: &dyn ObjectBackend) -> Result<bytes::Bytes> {
         Err(error) => return Err(error.into()),
     }
     Ok(backend.get(names::CONFIG, None).await?)
-}
-
-/// Tries the passphrase, or recovery key, on every key slot. Also the repository's id, as the slot has it.
-async fn unlock(backend: &dyn ObjectBackend, passphrase: &SecretString) -> Result<(Secrets, names::ObjectId)> {
-    let (mut damage, mut tried) = (None, false);
-    let recovery = RecoveryKey::parse(passphrase.expose_secret());
-    for object in backend.list(names::KEYS).await?.into_iter().take(KEY_SLOTS_MAX) {
-        let slot = match read_slot(backend, &object.name, object.size).await {
-            Err(error @ Error::Backend(_)) => return Err(error),
-            Err(error) => {
-                damage.get_or_insert(error);
-                continue;
-            }
-            Ok(slot) => slot,
-        };
-        let repository = slot.header.repository;
-        let opened = match (slot.kind, &recovery) {
-            (SlotKind::Recovery, Ok(Some(key))) => {
-                tried = true;
-                slot.open_with_recovery_key(key)?
-            }
-            (SlotKind::Recovery, _) => None,
-            (SlotKind::Passphrase, _) => {
-                tried |= !matches!(recovery, Ok(Some(_)));
-                let passphrase = passphrase.clone();
-                blocking("passphrase derivation", move || slot.open_with_passphrase(&passphrase)).await?
-            }
-        };
-        if let Some(secrets) = opened {
-            return Ok((secrets, repository));
-        }
-    }
-    recovery?; // mistyped, and no passphrase that happens to look like one
-    // A damaged slot may be the one that would have opened; but if a sound one of that kind did not, the secret is wrong.
-    let wrong = Error::WrongPassphrase { place: backend.place() };
-    let missing = Error::Missing { object: format!("every key slot ({}...)", names::KEYS) };
-    Err(if tried { wrong } else { damage.unwrap_or(missing) })
-}
-
-/// Reads a key slot.
-pub(crate) async fn read_slot(backend: &dyn ObjectBackend, name: &str, size: u64) -> Result<KeySlot> {
-    if size != KEY_SLOT_BYTES as u64 {
-        return Err(Error::damaged(name, "it does not have the length of a key slot"));
-    }
-    KeySlot::decode(name, &backend.get(name, None).await?)
 }

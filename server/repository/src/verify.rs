@@ -18,9 +18,10 @@ use crate::format::map::{self, FANOUT};
 use crate::format::names::{self, ObjectId};
 use crate::format::{ChunkId, ChunkKind, manifest};
 use crate::index::{IdMap, IdSet, Location, read_footer, read_segment};
+use crate::keys::read_slot;
 use crate::point::{Point, PointId};
 use crate::pool::settle;
-use crate::repository::{Repository, read_slot};
+use crate::repository::Repository;
 use crate::source::NoProgress;
 
 /// Neighbours in a pack this close are read in one go.
@@ -212,7 +213,7 @@ impl<'a> Verifier<'a> {
 
     /// All manifests are read, for their chain of hashes; only the wanted ones are followed.
     async fn read_manifests(&mut self, options: &VerifyOptions) -> Result<()> {
-        let mut hashes: HashMap<PointId, String> = HashMap::new();
+        let mut hashes: HashMap<PointId, (String, u8)> = HashMap::new();
         let mut predecessors = Vec::new();
         let wanted: Option<HashSet<&PointId>> = options.points.as_ref().map(|points| points.iter().collect());
         for object in self.core.backend.list(names::POINTS).await? {
@@ -222,8 +223,8 @@ impl<'a> Verifier<'a> {
             };
             match self.core.manifest(id).await {
                 Ok((point, hash)) => {
-                    hashes.insert(id, hash);
-                    predecessors.extend(point.predecessor.clone().map(|before| (id, before)));
+                    hashes.insert(id, (hash, point.key_generation));
+                    predecessors.extend(point.predecessor.clone().map(|before| (id, point.key_generation, before)));
                     if wanted.as_ref().is_none_or(|wanted| wanted.contains(&id)) {
                         self.points.push(point);
                     }
@@ -237,11 +238,17 @@ impl<'a> Verifier<'a> {
                 self.damage(names::point(*id), "it is missing");
             }
         }
-        for (id, before) in predecessors {
+        for (id, generation, before) in predecessors {
             // One that was deleted is no damage: retention does that.
-            if hashes.get(&before.point).is_some_and(|hash| *hash != before.manifest_hash) {
+            let Some((hash, older)) = hashes.get(&before.point) else { continue };
+            if *hash != before.manifest_hash {
                 let reason = format!("it is not the manifest that restore point {id} recorded as the one before it");
                 self.damage(names::point(before.point), reason);
+            }
+            // Somebody who has only keys that were rotated away may have made it.
+            if generation < *older {
+                let reason = format!("it is sealed with older keys than restore point {} before it", before.point);
+                self.damage(names::point(id), reason);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::BLOCK_BYTES;
 use super::chunker::ChunkRule;
 use super::crypto::Keys;
-use super::envelope::{self, Magic};
+use super::envelope::{self, Header, Magic};
 use super::names::{self, ObjectId};
 use crate::error::{Error, Result};
 
@@ -78,6 +78,9 @@ impl Config {
     }
 
     pub fn decode(keys: &Keys, bytes: &[u8]) -> Result<Self> {
+        if Header::decode(Magic::Config, bytes, names::CONFIG)?.flags != 0 {
+            return Err(Error::damaged(names::CONFIG, "it is not sealed with the repository's first keys"));
+        }
         let (_, payload) = envelope::open(keys, Magic::Config, names::CONFIG, bytes)?;
         let config: Self =
             serde_json::from_slice(&payload).map_err(|error| Error::damaged(names::CONFIG, error.to_string()))?;

@@ -4,6 +4,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use parking_lot::RwLock;
+use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::names::ObjectId;
@@ -19,13 +21,51 @@ pub const ARGON2_PASSES_MAX: u32 = 64;
 /// Most lanes a key slot may ask for.
 pub const ARGON2_LANES_MAX: u32 = 16;
 
-/// Secrets of a repository: what a key slot wraps.
+/// Most generations of keys a repository can have; the newest is then 63.
+pub const GENERATIONS_MAX: usize = 64;
+
+/// The secrets of one generation.
 #[derive(Clone)]
-pub struct Secrets {
+pub struct GenerationSecrets {
     /// Everything that protects data is derived from it.
     pub data_key: Zeroizing<[u8; 32]>,
     /// Seed of the Ed25519 key that signs manifests.
     pub signing_seed: Zeroizing<[u8; 32]>,
+}
+
+/// Secrets of a repository, oldest generation first: what a key slot wraps. There is always one.
+#[derive(Clone)]
+pub struct Secrets(Vec<GenerationSecrets>);
+
+impl Secrets {
+    /// Those of a new repository.
+    pub fn new(first: GenerationSecrets) -> Self {
+        Self(vec![first])
+    }
+
+    /// All of them; `None` when there are none or too many.
+    pub fn from_all(all: Vec<GenerationSecrets>) -> Option<Self> {
+        (1..=GENERATIONS_MAX).contains(&all.len()).then_some(Self(all))
+    }
+
+    /// Adds a generation, which becomes the newest.
+    pub fn push(&mut self, next: GenerationSecrets) -> Result<()> {
+        if self.0.len() >= GENERATIONS_MAX {
+            return Err(Error::Limit { what: "number of key generations", value: self.0.len() as u64 + 1 });
+        }
+        self.0.push(next);
+        Ok(())
+    }
+
+    /// Oldest first.
+    pub fn all(&self) -> &[GenerationSecrets] {
+        &self.0
+    }
+
+    /// Number of the newest generation, from 0.
+    pub fn newest(&self) -> u8 {
+        (self.0.len() - 1) as u8
+    }
 }
 
 struct Length(usize);
@@ -137,26 +177,61 @@ impl SealKey {
     }
 }
 
-/// Keys derived for the life of an open repository.
+struct Generation {
+    data_key: Zeroizing<[u8; 32]>,
+    signer: Ed25519KeyPair,
+}
+
+impl Generation {
+    fn new(secrets: &GenerationSecrets) -> Result<Arc<Self>> {
+        let signer = Ed25519KeyPair::from_seed_unchecked(secrets.signing_seed.as_ref())
+            .map_err(|_| Error::Internal("signing key"))?;
+        Ok(Arc::new(Self { data_key: secrets.data_key.clone(), signer }))
+    }
+}
+
+/// Keys derived for the life of an open repository. Identities are made with generation 0 for ever, so that chunks are
+/// found again after a rotation; everything else with the generation its header names.
 pub struct Keys {
     pub repository: ObjectId,
-    data_key: Zeroizing<[u8; 32]>,
     data_id_key: Zeroizing<[u8; 32]>,
     map_id_key: Zeroizing<[u8; 32]>,
-    signer: Ed25519KeyPair,
+    /// Never shrinks.
+    generations: RwLock<Vec<Arc<Generation>>>,
 }
 
 impl Keys {
     pub fn new(repository: ObjectId, secrets: &Secrets) -> Result<Self> {
-        let signer = Ed25519KeyPair::from_seed_unchecked(secrets.signing_seed.as_ref())
-            .map_err(|_| Error::Internal("signing key"))?;
+        let first = secrets.all().first().ok_or(Error::Internal("key slot"))?;
+        let generations: Result<Vec<_>> = secrets.all().iter().map(Generation::new).collect();
         Ok(Self {
             repository,
-            data_id_key: hkdf(secrets.data_key.as_ref(), &repository, b"stillframe 1 data id")?,
-            map_id_key: hkdf(secrets.data_key.as_ref(), &repository, b"stillframe 1 map id")?,
-            data_key: secrets.data_key.clone(),
-            signer,
+            data_id_key: hkdf(first.data_key.as_ref(), &repository, b"stillframe 1 data id")?,
+            map_id_key: hkdf(first.data_key.as_ref(), &repository, b"stillframe 1 map id")?,
+            generations: RwLock::new(generations?),
         })
+    }
+
+    /// Takes up generations made since. The older ones must be those that are known.
+    pub fn learn(&self, secrets: &Secrets) -> Result<()> {
+        let mut generations = self.generations.write();
+        let same = generations.iter().zip(secrets.all()).all(|(own, new)| own.data_key == new.data_key);
+        if !same {
+            return Err(Error::Internal("taking up keys of another repository"));
+        }
+        for secrets in secrets.all().iter().skip(generations.len()) {
+            generations.push(Generation::new(secrets)?);
+        }
+        Ok(())
+    }
+
+    /// The generation that is written with.
+    pub fn newest(&self) -> u8 {
+        self.generations.read().len().saturating_sub(1) as u8
+    }
+
+    fn generation(&self, number: u8) -> Option<Arc<Generation>> {
+        self.generations.read().get(usize::from(number)).cloned()
     }
 
     /// Identity of a chunk.
@@ -168,22 +243,29 @@ impl Keys {
         ChunkId(*blake3::keyed_hash(key, content).as_bytes())
     }
 
-    /// The key of one object, by its purpose and random id.
-    pub fn object_key(&self, purpose: &str, id: &ObjectId) -> Result<SealKey> {
+    /// The key of one object, by its generation, purpose and random id. `object` names it in errors.
+    pub fn object_key(&self, generation: u8, purpose: &str, id: &ObjectId, object: &str) -> Result<SealKey> {
+        let Some(keys) = self.generation(generation) else {
+            return Err(Error::KeysRotated { object: object.to_owned(), generation, newest: self.newest() });
+        };
         let info = format!("stillframe 1 {purpose}");
-        SealKey::new(&*hkdf(self.data_key.as_ref(), id, info.as_bytes())?)
+        SealKey::new(&*hkdf(keys.data_key.as_ref(), id, info.as_bytes())?)
     }
 
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.signer.sign(message).as_ref().to_vec()
+    /// Ed25519, 64 bytes.
+    pub fn sign(&self, generation: u8, message: &[u8]) -> Result<Vec<u8>> {
+        let keys = self.generation(generation).ok_or(Error::Internal("signing"))?;
+        Ok(keys.signer.sign(message).as_ref().to_vec())
     }
 
-    pub fn public_key(&self) -> [u8; 32] {
-        self.signer.public_key().as_ref().try_into().unwrap_or_default()
+    /// Is `signature` that of `message` by the signing key of that generation?
+    pub fn signature_holds(&self, generation: u8, message: &[u8], signature: &[u8]) -> bool {
+        let public_key = self.public_key(generation);
+        public_key.is_some_and(|key| UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok())
     }
-}
 
-/// Is `signature` the signature of `message` by `public_key`?
-pub fn signature_holds(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ED25519, public_key).verify(message, signature).is_ok()
+    /// Of the signing key of that generation.
+    pub fn public_key(&self, generation: u8) -> Option<[u8; 32]> {
+        self.generation(generation)?.signer.public_key().as_ref().try_into().ok()
+    }
 }

@@ -1,6 +1,6 @@
 //! The 48-byte header every object starts with, and objects that are one sealed payload behind it.
 
-use super::crypto::{Keys, TAG_BYTES};
+use super::crypto::{GENERATIONS_MAX, Keys, TAG_BYTES};
 use super::names::ObjectId;
 use super::{FORMAT_VERSION, Fields};
 use crate::error::{Error, Result};
@@ -46,11 +46,17 @@ impl Magic {
 pub struct Header {
     pub repository: ObjectId,
     pub id: ObjectId,
-    /// Key slots: their kind. Zero elsewhere.
+    /// Key slots: their kind. Elsewhere the generation of the keys it is sealed with.
     pub flags: u32,
 }
 
 impl Header {
+    /// The generation of keys, of any object but a key slot.
+    pub fn generation(&self, object: &str) -> Result<u8> {
+        let known = u8::try_from(self.flags).ok().filter(|generation| usize::from(*generation) < GENERATIONS_MAX);
+        known.ok_or_else(|| Error::damaged(object, "its header names a key generation that cannot be"))
+    }
+
     pub fn encode(&self, magic: Magic) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..8].copy_from_slice(&magic.bytes());
@@ -79,10 +85,23 @@ impl Header {
     }
 }
 
-/// Seals a payload as the object `name`: header, ciphertext, tag.
+/// Seals a payload as the object `name`, with the newest keys: header, ciphertext, tag.
 pub fn seal(keys: &Keys, magic: Magic, id: ObjectId, name: &str, payload: &[u8]) -> Result<Vec<u8>> {
-    let header = Header { repository: keys.repository, id, flags: 0 }.encode(magic);
-    let sealed = keys.object_key(magic.purpose(), &id)?.seal(0, &[&header, name.as_bytes()].concat(), payload)?;
+    seal_with(keys, keys.newest(), magic, id, name, payload)
+}
+
+/// The same with the keys of a generation.
+pub fn seal_with(
+    keys: &Keys,
+    generation: u8,
+    magic: Magic,
+    id: ObjectId,
+    name: &str,
+    payload: &[u8],
+) -> Result<Vec<u8>> {
+    let header = Header { repository: keys.repository, id, flags: u32::from(generation) }.encode(magic);
+    let key = keys.object_key(generation, magic.purpose(), &id, name)?;
+    let sealed = key.seal(0, &[&header, name.as_bytes()].concat(), payload)?;
     Ok([&header[..], &sealed].concat())
 }
 
@@ -95,7 +114,7 @@ pub fn open(keys: &Keys, magic: Magic, name: &str, bytes: &[u8]) -> Result<(Head
     let Some((head, sealed)) = bytes.split_at_checked(HEADER_BYTES).filter(|(_, rest)| rest.len() >= TAG_BYTES) else {
         return Err(Error::damaged(name, "it is cut short"));
     };
-    let key = keys.object_key(magic.purpose(), &header.id)?;
+    let key = keys.object_key(header.generation(name)?, magic.purpose(), &header.id, name)?;
     let payload = key.open(0, &[head, name.as_bytes()].concat(), sealed);
     Ok((header, payload.ok_or_else(|| Error::damaged(name, "its bytes are not those that were written"))?))
 }

@@ -1,27 +1,45 @@
-//! Key slots: the repository's secrets, wrapped by a passphrase or by the printable recovery key.
+//! Key slots: the repository's secrets of all generations, wrapped by a passphrase or by the printable recovery key.
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use std::fmt;
 use zeroize::Zeroizing;
 
 use super::Fields;
-use super::crypto::{Argon2Cost, SealKey, Secrets, TAG_BYTES, argon2id, hkdf};
+use super::crypto::{Argon2Cost, GENERATIONS_MAX, GenerationSecrets, SealKey, Secrets, TAG_BYTES, argon2id, hkdf};
 use super::envelope::{HEADER_BYTES, Header, Magic};
 use super::names::ObjectId;
 use crate::error::{Error, Result};
 
-/// Length of a key slot object.
-pub const KEY_SLOT_BYTES: usize = CHECKSUM_AT + 32;
+/// Length of the longest key slot object: one that wraps as many generations of keys as there may be.
+pub const KEY_SLOT_BYTES_MAX: usize = slot_bytes(GENERATIONS_MAX as u8 - 1);
 const SEALED_AT: usize = HEADER_BYTES + 32;
-const CHECKSUM_AT: usize = SEALED_AT + 64 + TAG_BYTES;
+const GENERATION_BYTES: usize = 64;
+const CHECKSUM_BYTES: usize = 32;
 const RECOVERY_SECRET_BYTES: usize = 20;
 const RECOVERY_CHECK_BYTES: usize = 5;
 const RECOVERY_CHARACTERS: usize = 40;
+const RECOVERY_GROUPS: usize = 8;
+/// Longest text that is looked at as a recovery key.
+const RECOVERY_TEXT_BYTES_MAX: usize = 256;
+/// Characters that may be wrong or lost before a text counts as something else.
+const RECOVERY_SLIPS_MAX: usize = 2;
 /// Base 32 without I, L, O, U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+/// Length of a slot whose newest generation is `newest`.
+const fn slot_bytes(newest: u8) -> usize {
+    SEALED_AT + (newest as usize + 1) * GENERATION_BYTES + TAG_BYTES + CHECKSUM_BYTES
+}
+
+/// The newest generation in a slot of that length; `None` when no slot has it.
+pub fn newest_by_length(bytes: u64) -> Option<u8> {
+    (0..GENERATIONS_MAX as u8).find(|&newest| slot_bytes(newest) as u64 == bytes)
+}
+
 /// What opens a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum SlotKind {
     Passphrase = 1,
@@ -72,18 +90,32 @@ impl RecoveryKey {
     /// Reads what [`Self::text`] printed; case, dashes and spaces do not matter, O is 0, I and L are 1. `Ok(None)` when
     /// the text is nothing like a recovery key.
     pub fn parse(text: &str) -> Result<Option<Self>> {
-        let mut digits = Zeroizing::new(Vec::with_capacity(RECOVERY_CHARACTERS));
-        for character in text.chars().filter(|character| !matches!(character, '-' | ' ' | '\n' | '\r' | '\t')) {
+        if text.len() > RECOVERY_TEXT_BYTES_MAX {
+            return Ok(None);
+        }
+        let mut digits = Zeroizing::new(Vec::with_capacity(RECOVERY_TEXT_BYTES_MAX));
+        let (mut foreign, mut separators) = (0, 0);
+        for character in text.trim().chars() {
+            if matches!(character, '-' | ' ' | '\n' | '\r' | '\t') {
+                separators += 1;
+                continue;
+            }
             let upper = match character.to_ascii_uppercase() {
                 'O' => '0',
                 'I' | 'L' => '1',
                 other => other,
             };
-            let Some(digit) = ALPHABET.iter().position(|&letter| char::from(letter) == upper) else { return Ok(None) };
-            digits.push(digit as u8);
+            match ALPHABET.iter().position(|&letter| char::from(letter) == upper) {
+                Some(digit) => digits.push(digit as u8),
+                None => foreign += 1,
+            }
         }
-        if digits.len() != RECOVERY_CHARACTERS {
-            return Ok(None);
+        if foreign > 0 || digits.len() != RECOVERY_CHARACTERS {
+            // Eight groups of about five with one or two characters wrong, too many or lost: a slip of the pen.
+            let groups_fit = separators + 1 >= RECOVERY_GROUPS - 1 && separators < RECOVERY_GROUPS + 1;
+            let length_fits = (digits.len() + foreign).abs_diff(RECOVERY_CHARACTERS) <= RECOVERY_SLIPS_MAX;
+            let slip = groups_fit && length_fits && foreign <= RECOVERY_SLIPS_MAX;
+            return if slip { Err(Error::MistypedRecoveryKey) } else { Ok(None) };
         }
         let mut bytes = Zeroizing::new(Vec::with_capacity(RECOVERY_SECRET_BYTES + RECOVERY_CHECK_BYTES));
         for group in digits.chunks(8) {
@@ -118,9 +150,13 @@ pub fn encode(
     };
     let mut out = Header { repository, id, flags: kind as u32 }.encode(Magic::Key).to_vec();
     out.extend(cost.iter().flat_map(|value| value.to_le_bytes()));
-    out.extend([0; 4]);
+    out.extend(u32::from(secrets.newest()).to_le_bytes());
     out.extend(salt);
-    let wrapped = Zeroizing::new([secrets.data_key.as_slice(), secrets.signing_seed.as_slice()].concat());
+    let mut wrapped = Zeroizing::new(Vec::with_capacity(secrets.all().len() * GENERATION_BYTES));
+    for generation in secrets.all() {
+        wrapped.extend(generation.data_key.as_slice());
+        wrapped.extend(generation.signing_seed.as_slice());
+    }
     let sealed = SealKey::new(&*wrapping_key(opener, &salt)?)?.seal(0, &out, &wrapped)?;
     out.extend(sealed);
     let checksum = blake3::hash(&out);
@@ -139,6 +175,8 @@ fn wrapping_key(opener: &Opener<'_>, salt: &[u8]) -> Result<Zeroizing<[u8; 32]>>
 pub struct KeySlot {
     pub header: Header,
     pub kind: SlotKind,
+    /// Newest generation of keys in it.
+    pub newest: u8,
     cost: Argon2Cost,
     salt: [u8; 16],
     head: [u8; SEALED_AT],
@@ -150,9 +188,10 @@ impl KeySlot {
     pub fn decode(name: &str, bytes: &[u8]) -> Result<Self> {
         let header = Header::decode(Magic::Key, bytes, name)?;
         let damaged = |reason: &str| Error::damaged(name, reason);
-        let content = bytes.get(..CHECKSUM_AT).filter(|_| bytes.len() == KEY_SLOT_BYTES);
-        let content = content.ok_or_else(|| damaged("it does not have the length of a key slot"))?;
-        if blake3::hash(content).as_bytes()[..] != bytes[CHECKSUM_AT..] {
+        let newest = newest_by_length(bytes.len() as u64);
+        let newest = newest.ok_or_else(|| damaged("it does not have the length of a key slot"))?;
+        let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(CHECKSUM_BYTES));
+        if blake3::hash(content).as_bytes() != checksum {
             return Err(damaged("its checksum does not match"));
         }
         let kind = match header.flags {
@@ -160,16 +199,20 @@ impl KeySlot {
             2 => SlotKind::Recovery,
             _ => return Err(damaged("it is of an unknown kind")),
         };
-        let mut fields = Fields(&content[HEADER_BYTES..]);
+        let (head, sealed) = content.split_at_checked(SEALED_AT).ok_or_else(|| damaged("it is cut short"))?;
+        let head: [u8; SEALED_AT] = head.try_into().map_err(|_| Error::Internal("key slot"))?;
+        let mut fields = Fields(&head[HEADER_BYTES..]);
         let mut number = || fields.u32().unwrap_or_default();
         let cost = Argon2Cost { memory_kib: number(), passes: number(), lanes: number() };
-        if kind == SlotKind::Passphrase {
-            cost.check()?;
+        if number() != u32::from(newest) {
+            return Err(damaged("its length does not fit its number of key generations"));
         }
-        let (head, sealed) = content.split_at(SEALED_AT);
-        let salt = head[SEALED_AT - 16..].try_into().unwrap_or_default();
-        let head = head.try_into().map_err(|_| Error::Internal("key slot"))?;
-        Ok(Self { header, kind, cost, salt, head, sealed: sealed.to_vec() })
+        match kind {
+            SlotKind::Passphrase if cost.check().is_err() => return Err(damaged("its argon2 costs are beyond limits")),
+            _ => {}
+        }
+        let salt = fields.array().ok_or_else(|| damaged("it is cut short"))?;
+        Ok(Self { header, kind, newest, cost, salt, head, sealed: sealed.to_vec() })
     }
 
     /// The secrets, or `None` when this passphrase does not open this slot. Slow on purpose.
@@ -186,11 +229,12 @@ impl KeySlot {
         let key = SealKey::new(&*wrapping_key(opener, &self.salt)?)?;
         let Some(plain) = key.open(0, &self.head, &self.sealed).map(Zeroizing::new) else { return Ok(None) };
         let mut fields = Fields(&plain);
-        let secrets = fields.array().zip(fields.array()).map(|(data_key, signing_seed)| Secrets {
-            data_key: Zeroizing::new(data_key),
-            signing_seed: Zeroizing::new(signing_seed),
-        });
-        Ok(secrets)
+        let mut all = Vec::with_capacity(plain.len() / GENERATION_BYTES);
+        while let Some((data_key, signing_seed)) = fields.array().zip(fields.array()) {
+            let (data_key, signing_seed) = (Zeroizing::new(data_key), Zeroizing::new(signing_seed));
+            all.push(GenerationSecrets { data_key, signing_seed });
+        }
+        Ok(Secrets::from_all(all))
     }
 }
 
@@ -221,5 +265,35 @@ mod tests {
             assert!(matches!(RecoveryKey::parse(&typo), Err(Error::MistypedRecoveryKey)), "{typo}");
         }
         assert!(RecoveryKey::parse("correct horse battery staple").unwrap().is_none());
+        // A lost, a doubled and a foreign character.
+        let slips = [text[1..].to_owned(), format!("{text}0"), text.replacen('4', "U", 1)];
+        for slip in slips {
+            assert!(matches!(RecoveryKey::parse(&slip), Err(Error::MistypedRecoveryKey)), "{slip}");
+        }
+        assert!(RecoveryKey::parse(&"0".repeat(1000)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_slot_holds_as_many_generations_as_there_may_be() {
+        let generation = |seed: u8| GenerationSecrets {
+            data_key: Zeroizing::new([seed; 32]),
+            signing_seed: Zeroizing::new([seed ^ 0xff; 32]),
+        };
+        let key = RecoveryKey::new([3; 20]);
+        let mut secrets = Secrets::new(generation(0));
+        for newest in 0..GENERATIONS_MAX as u8 {
+            let slot = encode([1; 16], [2; 16], [4; 16], &Opener::Recovery(&key), &secrets).unwrap();
+            assert_eq!(newest_by_length(slot.len() as u64), Some(newest));
+            let opened = KeySlot::decode("keys/x", &slot).unwrap();
+            assert_eq!(opened.newest, newest);
+            let opened = opened.open_with_recovery_key(&key).unwrap().unwrap();
+            let seeds: Vec<u8> = opened.all().iter().map(|one| one.data_key[0]).collect();
+            assert_eq!(seeds, (0..=newest).collect::<Vec<u8>>());
+            if newest + 1 < GENERATIONS_MAX as u8 {
+                secrets.push(generation(newest + 1)).unwrap();
+            }
+        }
+        assert!(secrets.push(generation(64)).is_err());
+        assert_eq!(KEY_SLOT_BYTES_MAX, 128 + 64 * 64);
     }
 }

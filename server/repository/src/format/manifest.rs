@@ -1,6 +1,6 @@
 //! Manifests: a restore point's description, signed and sealed. Its creation is the commit of the point.
 
-use super::crypto::{Keys, signature_holds};
+use super::crypto::Keys;
 use super::envelope::{self, Magic};
 use super::names::{self, ObjectId};
 use super::{ChunkId, Fields, map};
@@ -18,20 +18,21 @@ fn signed_message(repository: &ObjectId, id: &ObjectId, body: &[u8]) -> Vec<u8> 
     [SIGNED_PREFIX, repository, id, body].concat()
 }
 
-/// Makes the manifest object; `id` is random.
+/// Makes the manifest object, with the keys of the point's generation; `id` is random.
 pub fn encode(keys: &Keys, id: ObjectId, point: &Point) -> Result<Vec<u8>> {
+    let generation = point.key_generation;
     let body = serde_json::to_vec(point).map_err(|_| Error::Internal("manifest"))?;
     if body.len() as u64 > MANIFEST_BYTES_MAX / 2 {
         return Err(Error::Limit { what: "manifest in bytes", value: body.len() as u64 });
     }
     let mut payload = (body.len() as u32).to_le_bytes().to_vec();
     payload.extend(&body);
-    payload.extend(keys.sign(&signed_message(&keys.repository, &id, &body)));
-    envelope::seal(keys, Magic::Point, id, &names::point(point.id), &payload)
+    payload.extend(keys.sign(generation, &signed_message(&keys.repository, &id, &body))?);
+    envelope::seal_with(keys, generation, Magic::Point, id, &names::point(point.id), &payload)
 }
 
 /// Reads the manifest of `point` and checks everything about it that it can tell by itself.
-pub fn decode(keys: &Keys, public_key: &[u8; 32], point: PointId, bytes: &[u8]) -> Result<Point> {
+pub fn decode(keys: &Keys, point: PointId, bytes: &[u8]) -> Result<Point> {
     let name = names::point(point);
     let damaged = |reason: &str| Error::damaged(&name, reason);
     let (header, payload) = envelope::open(keys, Magic::Point, &name, bytes)?;
@@ -39,10 +40,12 @@ pub fn decode(keys: &Keys, public_key: &[u8; 32], point: PointId, bytes: &[u8]) 
     let length = fields.u32().ok_or_else(|| damaged("it is cut short"))? as usize;
     let body = fields.take(length).ok_or_else(|| damaged("it is cut short"))?;
     let message = signed_message(&header.repository, &header.id, body);
-    if fields.0.len() != SIGNATURE_BYTES || !signature_holds(public_key, &message, fields.0) {
+    let generation = header.generation(&name)?;
+    if fields.0.len() != SIGNATURE_BYTES || !keys.signature_holds(generation, &message, fields.0) {
         return Err(damaged("its signature does not hold"));
     }
-    let manifest: Point = serde_json::from_slice(body).map_err(|error| Error::damaged(&name, error.to_string()))?;
+    let mut manifest: Point = serde_json::from_slice(body).map_err(|error| Error::damaged(&name, error.to_string()))?;
+    manifest.key_generation = generation;
     if manifest.id != point {
         return Err(damaged("it describes another point"));
     }

@@ -68,14 +68,23 @@ impl PackEntry {
 /// A pack's id, key and header.
 pub struct PackSeal {
     pub id: ObjectId,
+    /// Of the keys it is sealed with.
+    pub generation: u8,
     pub header: [u8; HEADER_BYTES],
     key: SealKey,
 }
 
 impl PackSeal {
+    /// Of a new pack: with the newest keys.
     pub fn new(keys: &Keys, id: ObjectId) -> Result<Self> {
-        let header = Header { repository: keys.repository, id, flags: 0 }.encode(Magic::Pack);
-        Ok(Self { id, header, key: keys.object_key(Magic::Pack.purpose(), &id)? })
+        Self::of(keys, id, keys.newest())
+    }
+
+    /// Of a pack that was sealed with the keys of `generation`.
+    pub fn of(keys: &Keys, id: ObjectId, generation: u8) -> Result<Self> {
+        let header = Header { repository: keys.repository, id, flags: u32::from(generation) }.encode(Magic::Pack);
+        let key = keys.object_key(generation, Magic::Pack.purpose(), &id, &names::pack(&id))?;
+        Ok(Self { id, generation, header, key })
     }
 
     fn chunk_aad(&self, ordinal: u32) -> [u8; 36] {

@@ -1,7 +1,7 @@
 //! Index segments: the footers of several packs in one object, so that an index is loaded with few reads.
 //! Nothing depends on them: what no segment covers is read from the packs' own footers.
 
-use super::crypto::Keys;
+use super::crypto::{GENERATIONS_MAX, Keys};
 use super::envelope::{self, HEADER_BYTES, Magic};
 use super::names::{self, ObjectId};
 use super::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry};
@@ -13,6 +13,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 96 << 20;
 /// A writer starts a new segment after this many entries.
 pub const SEGMENT_ENTRIES_TARGET: usize = 256 * 1024;
 const PACK_HEAD_BYTES: usize = 28;
+/// Above the number of entries, which is at most 2^20.
+const GENERATION_SHIFT: u32 = 24;
 
 /// What an index knows of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct PackRecord {
     pub id: ObjectId,
     /// Length of the pack object.
     pub object_bytes: u64,
+    /// Of the keys it is sealed with.
+    pub generation: u8,
     pub entries: Vec<PackEntry>,
 }
 
@@ -31,7 +35,7 @@ pub fn encode(keys: &Keys, id: ObjectId, packs: &[PackRecord]) -> Result<Vec<u8>
     for pack in packs {
         payload.extend(pack.id);
         payload.extend(pack.object_bytes.to_le_bytes());
-        payload.extend((pack.entries.len() as u32).to_le_bytes());
+        payload.extend((pack.entries.len() as u32 | u32::from(pack.generation) << GENERATION_SHIFT).to_le_bytes());
         for entry in &pack.entries {
             entry.encode(&mut payload);
         }
@@ -52,15 +56,16 @@ fn parse(payload: &[u8]) -> Option<Vec<PackRecord>> {
     let count = fields.u32()? as usize;
     let mut packs = Vec::with_capacity(count.min(payload.len() / PACK_HEAD_BYTES));
     for _ in 0..count {
-        let (id, object_bytes, chunks) = (fields.array()?, fields.u64()?, fields.u32()? as usize);
-        if chunks > PACK_CHUNKS_MAX {
+        let (id, object_bytes, word) = (fields.array()?, fields.u64()?, fields.u32()?);
+        let (generation, chunks) = ((word >> GENERATION_SHIFT) as u8, (word & 0xff_ffff) as usize);
+        if chunks > PACK_CHUNKS_MAX || usize::from(generation) >= GENERATIONS_MAX {
             return None;
         }
         let mut entries = Vec::with_capacity(chunks.min(fields.0.len() / ENTRY_BYTES));
         for _ in 0..chunks {
             entries.push(PackEntry::decode(&mut fields)?);
         }
-        packs.push(PackRecord { id, object_bytes, entries });
+        packs.push(PackRecord { id, object_bytes, generation, entries });
     }
     fields.0.is_empty().then_some(packs)
 }

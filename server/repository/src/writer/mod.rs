@@ -144,6 +144,7 @@ impl PointWriter {
             task: metadata.task,
             predecessor,
             disks,
+            key_generation: core.keys.newest(),
         };
         let object = manifest::encode(&core.keys, core.new_id()?, &point)?;
         let manifest_hash = blake3::hash(&object).to_hex().to_string();

@@ -279,7 +279,7 @@ impl Stage {
         let object_bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.core.backend.put_new(&names::pack(&seal.id), parts).await?;
         drop(permit);
-        let record = PackRecord { id: seal.id, object_bytes, entries };
+        let record = PackRecord { id: seal.id, object_bytes, generation: seal.generation, entries };
         self.core.index.add(&record);
         {
             let mut pending = self.pending.lock();

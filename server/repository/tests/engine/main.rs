@@ -6,6 +6,7 @@ mod fixture;
 mod folder;
 mod keys;
 mod oracle;
+mod rotation;
 mod support;
 mod tasks;
 mod writers;
