@@ -2,6 +2,7 @@
 """Reads a Stillframe repository in a folder, written from docs/repository-format.md alone, as its judge.
 
   read_repository.py FOLDER --passphrase-file FILE list
+  read_repository.py FOLDER --passphrase-file FILE verify
   read_repository.py FOLDER --passphrase-file FILE restore --point UUID --disk KEY --output FILE
 
 Needs Python 3.9 and the packages argon2-cffi, blake3, cryptography, zstandard.
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-HEADER, TAG, TRAILER, ENTRY, SLOT = 48, 16, 24, 44, 192
+HEADER, TAG, TRAILER, ENTRY, SLOT, GENERATION, GENERATIONS = 48, 16, 24, 44, 192, 64, 64
 PAGE, BLOCK, FANOUT = 64 << 20, 4096, 256
 ZERO = bytes(32)
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -73,12 +74,11 @@ class Repository:
         self.folder = folder
         config = self.read("config")
         self.id = self.header("config", config, b"SFCONFIG")[0]
-        self.data_key, self.seed = self.unlock(passphrase)
-        signer = Ed25519PrivateKey.from_private_bytes(self.seed).public_key()
-        self.public = signer.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self.identity_keys = [derive(self.data_key, self.id, f"stillframe 1 {kind} id") for kind in ("data", "map")]
+        # One (data key, public signing key) for each generation.
+        self.keys = self.unlock(passphrase)
+        self.identity_keys = [derive(self.keys[0][0], self.id, f"stillframe 1 {kind} id") for kind in ("data", "map")]
         self.config = json.loads(self.sealed("config", b"SFCONFIG", "config"))
-        check(bytes.fromhex(self.config["signing_public_key"]) == self.public, "config: another signing key")
+        check(bytes.fromhex(self.config["signing_public_key"]) == self.keys[0][1], "config: another signing key")
         self.index = {}
         self.packs = {}
         self.load_index()
@@ -106,34 +106,55 @@ class Repository:
         check(not hasattr(self, "id") or repository == self.id, f"{name}: of another repository")
         return repository, identity, flags
 
+    def object_key(self, name, generation, identity, purpose):
+        check(generation < len(self.keys), f"{name}: sealed with generation {generation}, which this key slot lacks")
+        return derive(self.keys[generation][0], identity, f"stillframe 1 {purpose}")
+
     def unlock(self, passphrase):
         recovery = recovery_secret(passphrase)
-        for name in self.names("keys"):
-            slot = self.read(name)
-            check(len(slot) == SLOT, f"{name}: wrong length")
-            check(blake3(slot[:160]).digest() == slot[160:], f"{name}: wrong checksum")
-            flags = self.header(name, slot, b"SFKEY\0\0\0")[2]
-            memory, passes, lanes, zero = struct.unpack_from("<IIII", slot, 48)
-            check(zero == 0 and flags in (1, 2), f"{name}: unknown kind")
-            salt = slot[64:80]
-            if flags == 1:
-                check(1 <= memory <= 1 << 20 and 1 <= passes <= 64 and 1 <= lanes <= 16, f"{name}: cost")
-                key = hash_secret_raw(passphrase.encode(), salt, passes, memory, lanes, 32, Type.ID, 0x13)
-            elif recovery is not None:
-                key = derive(recovery, salt, "stillframe 1 recovery")
-            else:
-                continue
+        slots = [(self.read(name), name) for name in self.names("keys")]
+        faults = []
+        # The longest first: they have the newest generation.
+        for slot, name in sorted(slots, key=lambda found: -len(found[0])):
             try:
-                secrets = AESGCM(key).decrypt(nonce(0), slot[80:160], slot[:80])
-            except InvalidTag:
+                keys = self.open_slot(slot, name, passphrase, recovery)
+            except Broken as fault:
+                faults.append(str(fault))
                 continue
-            return secrets[:32], secrets[32:]
-        raise Broken("the passphrase opens no key slot")
+            if keys is not None:
+                return keys
+        raise Broken("; ".join(["the passphrase opens no key slot", *faults]))
+
+    def open_slot(self, slot, name, passphrase, recovery):
+        newest = (len(slot) - SLOT) // GENERATION
+        check(0 <= newest < GENERATIONS and len(slot) == SLOT + GENERATION * newest, f"{name}: wrong length")
+        check(blake3(slot[:-32]).digest() == slot[-32:], f"{name}: wrong checksum")
+        _, identity, kind = self.header(name, slot, b"SFKEY\0\0\0")
+        check(name == f"keys/{identity.hex()}", f"{name}: another slot's name")
+        memory, passes, lanes, found = struct.unpack_from("<IIII", slot, 48)
+        check(found == newest and kind in (1, 2), f"{name}: unknown kind, or generations that do not fit its length")
+        salt = slot[64:80]
+        if kind == 1:
+            check(1 <= memory <= 1 << 20 and 1 <= passes <= 64 and 1 <= lanes <= 16, f"{name}: cost")
+            key = hash_secret_raw(passphrase.encode(), salt, passes, memory, lanes, 32, Type.ID, 0x13)
+        elif recovery is not None:
+            key = derive(recovery, salt, "stillframe 1 recovery")
+        else:
+            return None
+        try:
+            secrets = AESGCM(key).decrypt(nonce(0), slot[80:-32], slot[:80])
+        except InvalidTag:
+            return None
+        keys = []
+        for at in range(0, len(secrets), GENERATION):
+            signer = Ed25519PrivateKey.from_private_bytes(secrets[at + 32:at + 64]).public_key()
+            keys.append((secrets[at:at + 32], signer.public_bytes(Encoding.Raw, PublicFormat.Raw)))
+        return keys
 
     def sealed(self, name, magic, purpose):
         data = self.read(name)
-        identity = self.header(name, data, magic)[1]
-        key = derive(self.data_key, identity, f"stillframe 1 {purpose}")
+        _, identity, generation = self.header(name, data, magic)
+        key = self.object_key(name, generation, identity, purpose)
         return open_sealed(key, 0, data[:HEADER] + name.encode(), data[HEADER:], name)
 
     # --- packs and index
@@ -141,14 +162,15 @@ class Repository:
     def pack_name(self, pack):
         return f"packs/{pack.hex()[:2]}/{pack.hex()}"
 
-    def add_pack(self, pack, entries):
+    def add_pack(self, pack, generation, entries):
         check(len(entries) % ENTRY == 0, "entries")
         offset = HEADER
         for ordinal in range(len(entries) // ENTRY):
             identity, length, stored, codec, kind, zero = struct.unpack_from("<32sIIBBH", entries, ordinal * ENTRY)
             check(1 <= stored <= length <= 4 << 20 and codec <= 1 and kind <= 1 and zero == 0, "pack entry")
             check(codec == 1 or stored == length, "raw entry")
-            self.index.setdefault(identity, (pack, ordinal, offset, length, stored, codec, kind))
+            place = (pack, generation, ordinal, offset, length, stored, codec, kind)
+            self.index.setdefault(identity, place)
             offset += stored + TAG
         self.packs[pack] = offset
 
@@ -157,38 +179,40 @@ class Repository:
             data = self.sealed(name, b"SFINDEX\0", "index")
             count, at = struct.unpack_from("<I", data)[0], 4
             for _ in range(count):
-                pack, _, entries = struct.unpack_from("<16sQI", data, at)
+                pack, _, word = struct.unpack_from("<16sQI", data, at)
+                generation, entries = word >> 24, word & 0xFFFFFF
                 at += 28
-                self.add_pack(pack, data[at:at + entries * ENTRY])
+                self.add_pack(pack, generation, data[at:at + entries * ENTRY])
                 at += entries * ENTRY
             check(at == len(data), f"{name}: length")
         for name in self.names("packs"):
             pack = bytes.fromhex(name.rsplit("/", 1)[1])
             check(name == self.pack_name(pack), f"{name}: name")
             if pack not in self.packs:
-                self.add_pack(pack, self.footer(name, pack))
+                self.add_pack(pack, *self.footer(name, pack))
 
     def footer(self, name, pack):
         size = os.path.getsize(os.path.join(self.folder, *name.split("/")))
         head = self.read(name, 0, HEADER)
-        check(self.header(name, head, b"SFPACK\0\0")[1] == pack, f"{name}: id")
+        _, identity, generation = self.header(name, head, b"SFPACK\0\0")
+        check(identity == pack, f"{name}: id")
         trailer = self.read(name, size - TRAILER, TRAILER)
         count, length, total, magic = struct.unpack("<IIQ8s", trailer)
         check(magic == b"SFPKEND\0" and total == size and length == count * ENTRY + TAG, f"{name}: trailer")
         sealed = self.read(name, size - TRAILER - length, length)
-        key = derive(self.data_key, pack, "stillframe 1 pack")
+        key = self.object_key(name, generation, pack, "pack")
         entries = open_sealed(key, 2**32 - 1, head + trailer, sealed, f"{name} (footer)")
         end = HEADER + sum(struct.unpack_from("<I", entries, i * ENTRY + 36)[0] + TAG for i in range(count))
         check(end + length + TRAILER == size, f"{name}: lengths")
-        return entries
+        return generation, entries
 
     def chunk(self, identity, kind):
         check(identity in self.index, f"chunk {identity.hex()} is missing")
-        pack, ordinal, offset, length, stored, codec, found = self.index[identity]
+        pack, generation, ordinal, offset, length, stored, codec, found = self.index[identity]
         check(found == kind, "kind of chunk")
         name = self.pack_name(pack)
         sealed = self.read(name, offset, stored + TAG)
-        key = derive(self.data_key, pack, "stillframe 1 pack")
+        key = self.object_key(name, generation, pack, "pack")
         aad = self.id + pack + struct.pack("<I", ordinal)
         content = open_sealed(key, ordinal, aad, sealed, f"{name} chunk {ordinal}")
         if codec == 1:
@@ -204,10 +228,10 @@ class Repository:
         payload = self.sealed(name, b"SFPOINT\0", "point")
         length = struct.unpack_from("<I", payload)[0]
         body, signature = payload[4:4 + length], payload[4 + length:]
-        identity = self.read(name, 32, 16)
+        identity, generation = self.read(name, 32, 16), self.generation(name)
         try:
             message = b"stillframe 1 point" + self.id + identity + body
-            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+            Ed25519PublicKey.from_public_bytes(self.keys[generation][1]).verify(signature, message)
         except InvalidSignature:
             raise Broken(f"{name}: signature") from None
         manifest = json.loads(body)
@@ -218,7 +242,15 @@ class Repository:
             if os.path.exists(path):
                 found = blake3(self.read(f"points/{before['point']}")).hexdigest()
                 check(found == before["manifest_hash"], f"{name}: predecessor was exchanged")
+                older = self.generation(f"points/{before['point']}")
+                check(older <= generation, f"{name}: sealed with older keys than its predecessor")
         return manifest
+
+    def generation(self, name):
+        return struct.unpack("<I", self.read(name, 12, 4))[0]
+
+    def points(self):
+        return [name.rsplit("/", 1)[1] for name in self.names("points")]
 
     def chunks(self, size, level, index, identity):
         """(offset, length, identity) of the data chunks below a node."""
@@ -247,15 +279,37 @@ class Repository:
             at += length
         check(at == min(PAGE, size - start), "length of page")
 
-    def restore(self, uuid, key, output):
-        disk = next((disk for disk in self.point(uuid)["disks"] if disk["config"]["key"] == key), None)
-        check(disk is not None, f"no disk {key}")
+    def chunks_of(self, disk):
         size, level = disk["size_bytes"], 0
         while PAGE * FANOUT**level < size:
             level += 1
+        return self.chunks(size, level, 0, bytes.fromhex(disk["map_root"]))
+
+    def verify(self):
+        """Everything points need, each chunk once: points, chunks and bytes checked, and what is wrong."""
+        seen, bytes_read, faults = set(), 0, []
+        for name, digest in self.config["documents"].items():
+            if blake3(self.read(name)).hexdigest() != digest:
+                faults.append(f"{name}: not the text that was written")
+        for uuid in self.points():
+            try:
+                for disk in self.point(uuid)["disks"]:
+                    for _, length, identity in self.chunks_of(disk):
+                        if identity in seen:
+                            continue
+                        check(len(self.chunk(identity, 0)) == length, "length of chunk")
+                        seen.add(identity)
+                        bytes_read += length
+            except (Broken, OSError) as fault:
+                faults.append(f"point {uuid}: {fault}")
+        return {"points": len(self.points()), "chunks": len(seen), "bytes": bytes_read, "faults": faults}
+
+    def restore(self, uuid, key, output):
+        disk = next((disk for disk in self.point(uuid)["disks"] if disk["config"]["key"] == key), None)
+        check(disk is not None, f"no disk {key}")
         with open(output, "xb") as file:
-            file.truncate(size)
-            for offset, length, identity in self.chunks(size, level, 0, bytes.fromhex(disk["map_root"])):
+            file.truncate(disk["size_bytes"])
+            for offset, length, identity in self.chunks_of(disk):
                 content = self.chunk(identity, 0)
                 check(len(content) == length, "length of chunk")
                 file.seek(offset)
@@ -268,6 +322,7 @@ def main():
     parser.add_argument("--passphrase-file", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
+    commands.add_parser("verify")
     restore = commands.add_parser("restore")
     restore.add_argument("--point", required=True)
     restore.add_argument("--disk", type=int, required=True)
@@ -278,10 +333,15 @@ def main():
     try:
         repository = Repository(arguments.folder, passphrase)
         if arguments.command == "list":
-            for name in repository.names("points"):
-                point = repository.point(name.rsplit("/", 1)[1])
+            for uuid in repository.points():
+                point = repository.point(uuid)
                 disks = [(disk["config"]["key"], disk["size_bytes"]) for disk in point["disks"]]
                 print(json.dumps({"id": point["id"], "machine": point["machine"]["name"], "disks": disks}))
+        elif arguments.command == "verify":
+            found = repository.verify()
+            print(json.dumps(found))
+            if found["faults"]:
+                sys.exit("read_repository: the repository is damaged")
         else:
             repository.restore(arguments.point, arguments.disk, arguments.output)
     except (Broken, OSError) as error:

@@ -1,5 +1,6 @@
 //! The repository from outside: what is backed up is what is read, whatever happens in between.
 
+mod catalogue;
 mod crash;
 mod damage;
 mod fixture;
