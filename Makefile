@@ -10,7 +10,7 @@ ARGS ?=
 # The binary that tests start: built with the tests, in their profile, so that nothing is compiled twice.
 TEST_BIN := $(TARGET)/debug/stillframe
 
-.PHONY: help run test bench fmt lint tests browser guest vcsim doc-tests
+.PHONY: help run test bench fuzz fmt lint tests browser guest vcsim doc-tests
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,6 +56,13 @@ vcsim: ## the independent vSphere peer
 bench: ## measure the repository and a backup through the simulator (release build)
 	@$(STAGE) 'Build' $(CARGO) build --quiet --release --locked -p app
 	@$(STAGE) 'Self-test with figures' $(TARGET)/release/stillframe selftest $(ARGS)
+
+FUZZ_SECONDS ?= 60
+FUZZ := server/repository/fuzz
+fuzz: ## fuzz the repository's decoders (FUZZ_SECONDS=60 each; needs nightly Rust and cargo-fuzz); finds land in FUZZ/found
+	@for target in $(notdir $(wildcard $(FUZZ)/corpus/*)); do mkdir -p $(FUZZ)/found/$$target && \
+		$(STAGE) "Fuzz $$target" $(CARGO) +nightly fuzz run --fuzz-dir $(FUZZ) $$target $(FUZZ)/found/$$target $(FUZZ)/corpus/$$target \
+			-- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=512 -timeout=10 || exit 1; done
 
 fmt: ## format the sources
 	@$(CARGO) fmt --all

@@ -13,6 +13,9 @@ mod documents;
 mod environment;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod keys;
 mod location;

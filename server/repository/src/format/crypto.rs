@@ -243,10 +243,16 @@ impl Keys {
         ChunkId(*blake3::keyed_hash(key, content).as_bytes())
     }
 
-    /// The key of one object, by its generation, purpose and random id. `object` names it in errors.
-    pub fn object_key(&self, generation: u8, purpose: &str, id: &ObjectId, object: &str) -> Result<SealKey> {
+    /// The key of one object, by its generation, purpose and random id. `object` gives its name for errors.
+    pub fn object_key(
+        &self,
+        generation: u8,
+        purpose: &str,
+        id: &ObjectId,
+        object: impl FnOnce() -> String,
+    ) -> Result<SealKey> {
         let Some(keys) = self.generation(generation) else {
-            return Err(Error::KeysRotated { object: object.to_owned(), generation, newest: self.newest() });
+            return Err(Error::KeysRotated { object: object(), generation, newest: self.newest() });
         };
         let info = format!("stillframe 1 {purpose}");
         SealKey::new(&*hkdf(keys.data_key.as_ref(), id, info.as_bytes())?)

@@ -100,7 +100,7 @@ pub fn seal_with(
     payload: &[u8],
 ) -> Result<Vec<u8>> {
     let header = Header { repository: keys.repository, id, flags: u32::from(generation) }.encode(magic);
-    let key = keys.object_key(generation, magic.purpose(), &id, name)?;
+    let key = keys.object_key(generation, magic.purpose(), &id, || name.to_owned())?;
     let sealed = key.seal(0, &[&header, name.as_bytes()].concat(), payload)?;
     Ok([&header[..], &sealed].concat())
 }
@@ -114,7 +114,7 @@ pub fn open(keys: &Keys, magic: Magic, name: &str, bytes: &[u8]) -> Result<(Head
     let Some((head, sealed)) = bytes.split_at_checked(HEADER_BYTES).filter(|(_, rest)| rest.len() >= TAG_BYTES) else {
         return Err(Error::damaged(name, "it is cut short"));
     };
-    let key = keys.object_key(header.generation(name)?, magic.purpose(), &header.id, name)?;
+    let key = keys.object_key(header.generation(name)?, magic.purpose(), &header.id, || name.to_owned())?;
     let payload = key.open(0, &[head, name.as_bytes()].concat(), sealed);
     Ok((header, payload.ok_or_else(|| Error::damaged(name, "its bytes are not those that were written"))?))
 }

@@ -25,10 +25,21 @@ pub fn encode(keys: &Keys, id: ObjectId, point: &Point) -> Result<Vec<u8>> {
     if body.len() as u64 > MANIFEST_BYTES_MAX / 2 {
         return Err(Error::Limit { what: "manifest in bytes", value: body.len() as u64 });
     }
-    let mut payload = (body.len() as u32).to_le_bytes().to_vec();
-    payload.extend(&body);
-    payload.extend(keys.sign(generation, &signed_message(&keys.repository, &id, &body))?);
+    let payload = signed(keys, generation, &id, &body)?;
     envelope::seal_with(keys, generation, Magic::Point, id, &names::point(point.id), &payload)
+}
+
+fn signed(keys: &Keys, generation: u8, id: &ObjectId, body: &[u8]) -> Result<Vec<u8>> {
+    let mut payload = (body.len() as u32).to_le_bytes().to_vec();
+    payload.extend(body);
+    payload.extend(keys.sign(generation, &signed_message(&keys.repository, id, body))?);
+    Ok(payload)
+}
+
+/// The payload of a manifest of any bytes, signed with the newest keys.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn sign_body(keys: &Keys, id: ObjectId, body: &[u8]) -> Vec<u8> {
+    signed(keys, keys.newest(), &id, body).unwrap_or_default()
 }
 
 /// Reads the manifest of `point` and checks everything about it that it can tell by itself.

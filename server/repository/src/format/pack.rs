@@ -83,7 +83,7 @@ impl PackSeal {
     /// Of a pack that was sealed with the keys of `generation`.
     pub fn of(keys: &Keys, id: ObjectId, generation: u8) -> Result<Self> {
         let header = Header { repository: keys.repository, id, flags: u32::from(generation) }.encode(Magic::Pack);
-        let key = keys.object_key(generation, Magic::Pack.purpose(), &id, &names::pack(&id))?;
+        let key = keys.object_key(generation, Magic::Pack.purpose(), &id, || names::pack(&id))?;
         Ok(Self { id, generation, header, key })
     }
 
@@ -117,6 +117,20 @@ impl PackSeal {
         let mut out = self.key.seal(FOOTER_COUNTER, &[&self.header[..], &trailer].concat(), &footer)?;
         out.extend(trailer);
         Ok(out)
+    }
+
+    /// A footer of any bytes with the trailer that fits it, and the length of a pack that would end so.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn seal_raw_footer(&self, footer: &[u8]) -> Result<(Vec<u8>, u64)> {
+        let mut rest = Fields(footer);
+        let entries = std::iter::from_fn(|| PackEntry::decode(&mut rest));
+        let chunks: u64 = entries.map(|entry| entry.sealed_bytes()).sum();
+        let sealed_bytes = (footer.len() + TAG_BYTES) as u64;
+        let total = HEADER_BYTES as u64 + chunks + sealed_bytes + TRAILER_BYTES as u64;
+        let trailer = encode_trailer((footer.len() / ENTRY_BYTES) as u32, sealed_bytes as u32, total);
+        let mut out = self.key.seal(FOOTER_COUNTER, &[&self.header[..], &trailer].concat(), footer)?;
+        out.extend(trailer);
+        Ok((out, total))
     }
 
     /// Reads a footer: `header` as it stands in the object, `tail` the sealed footer and the trailer.

@@ -4,7 +4,7 @@
 use super::crypto::{GENERATIONS_MAX, Keys};
 use super::envelope::{self, HEADER_BYTES, Magic};
 use super::names::{self, ObjectId};
-use super::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry};
+use super::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PACK_OBJECT_BYTES_MAX, PackEntry};
 use super::{Fields, crypto::TAG_BYTES};
 use crate::error::{Error, Result};
 
@@ -62,8 +62,14 @@ fn parse(payload: &[u8]) -> Option<Vec<PackRecord>> {
             return None;
         }
         let mut entries = Vec::with_capacity(chunks.min(fields.0.len() / ENTRY_BYTES));
+        let mut end = HEADER_BYTES as u64;
         for _ in 0..chunks {
-            entries.push(PackEntry::decode(&mut fields)?);
+            let entry = PackEntry::decode(&mut fields)?;
+            end += entry.sealed_bytes();
+            entries.push(entry);
+        }
+        if end > object_bytes || object_bytes > PACK_OBJECT_BYTES_MAX {
+            return None; // chunks outside their pack
         }
         packs.push(PackRecord { id, object_bytes, generation, entries });
     }

@@ -62,6 +62,11 @@ impl Repository {
         Ok(slots)
     }
 
+    /// Does it hold the newest generation of keys there is? One list, no secret: false after somebody else rotated them.
+    pub async fn keys_are_current(&self) -> Result<bool> {
+        Ok(newest_of(&list(&*self.core.backend).await?) <= self.core.keys.newest())
+    }
+
     /// Takes up the keys made by a rotation since this repository was opened: afterwards [`Error::KeysRotated`] is gone.
     pub async fn refresh_keys(&self, secret: &SecretString) -> Result<()> {
         let unlocked = unlock(&*self.core.backend, secret).await?;
