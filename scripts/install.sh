@@ -25,6 +25,7 @@ test_packages=(
     golang-go golang-github-vmware-govmomi-dev                         # vcsim, an independent vSphere
     kmod cpio gdisk e2fsprogs dosfstools mtools openssl python3        # tests/guest/make-guest.sh
     python3-venv                                                       # pyvmomi and the peers of the repository format
+    samba smbclient nfs-ganesha nfs-ganesha-vfs rpcbind util-linux     # servers of SMB and NFS locations
     chromium fonts-dejavu-core                                         # the browser journey
 )
 python_packages=(
@@ -63,6 +64,29 @@ keep_postgres_quiet() {
     echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
 }
 
+# Servers that tests start by themselves, with files of their own: none of the system's own is to run for them.
+servers='^(samba|nfs-ganesha|rpcbind)$'
+keep_servers_quiet() {
+    local policy=/usr/sbin/policy-rc.d
+    [[ -e $policy ]] && return
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+}
+
+disable_servers() {
+    [[ -d /run/systemd/system ]] || return 0
+    local package units=()
+    for package in "${missing[@]}"; do
+        case $package in
+        samba) units+=(smbd nmbd samba-ad-dc) ;;
+        nfs-ganesha) units+=(nfs-ganesha nfs-ganesha-lock) ;;
+        rpcbind) units+=(rpcbind.service rpcbind.socket) ;;
+        esac
+    done
+    for package in "${units[@]}"; do as_root systemctl disable --quiet "$package" 2>/dev/null || true; done
+}
+
 # QEMU's packages must be of one version. Where one came from backports, apt would remove it for the other.
 align_qemu() {
     local index version
@@ -88,6 +112,8 @@ install_packages() {
     align_qemu
     say "installing ${missing[*]}"
     printf '%s\n' "${missing[@]}" | grep -q '^postgresql' && keep_postgres_quiet
+    local has_servers=
+    printf '%s\n' "${missing[@]}" | grep -qE "$servers" && has_servers=1 && keep_servers_quiet
     local log
     log=$(mktemp)
     if ! as_root env DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends \
@@ -96,6 +122,8 @@ install_packages() {
         die "apt-get could not install them; the whole output is in $log"
     fi
     rm -f "$log"
+    [[ $has_servers ]] && disable_servers
+    return 0
 }
 
 install_node() {
