@@ -27,7 +27,10 @@ mod source;
 mod verify;
 mod writer;
 
-pub use backend::{BackendError, BackendErrorKind, FolderBackend, MemoryBackend, ObjectBackend};
+pub use backend::{
+    BackendError, BackendErrorKind, FolderBackend, MemoryBackend, NfsBackend, NfsOptions, ObjectBackend, SmbBackend,
+    SmbOptions,
+};
 pub use catalogue::{Catalogue, CatalogueDisk, CatalogueMachine, CataloguePoint};
 pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};

@@ -8,7 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::backend::{BackendError, BackendErrorKind, FolderBackend, ObjectBackend};
+use crate::backend::{
+    BackendError, BackendErrorKind, FolderBackend, NfsBackend, NfsOptions, ObjectBackend, SmbBackend, SmbOptions,
+};
 
 /// A storage location, as it is stored in a database or configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,7 +171,7 @@ impl Location {
 
     async fn backend(
         &self,
-        _secret: Option<&LocationSecret>,
+        secret: Option<&LocationSecret>,
         create: bool,
     ) -> Result<Arc<dyn ObjectBackend>, BackendError> {
         match self {
@@ -179,7 +181,24 @@ impl Location {
                 let opened = tokio::task::spawn_blocking(work).await;
                 Ok(Arc::new(opened.unwrap_or_else(|_| Err(self.unfit("the storage thread stopped")))?))
             }
-            Self::S3(_) | Self::Smb(_) | Self::Nfs(_) => Err(self.unfit("this program has no such locations yet")),
+            Self::Smb(smb) => {
+                let LocationSecret(password) = secret.ok_or_else(|| self.unfit("an SMB share needs a password"))?;
+                let options = SmbOptions::at(smb, password.clone());
+                Ok(Arc::new(if create {
+                    SmbBackend::create(options).await?
+                } else {
+                    SmbBackend::open(options).await?
+                }))
+            }
+            Self::Nfs(nfs) => {
+                let options = NfsOptions::at(nfs);
+                Ok(Arc::new(if create {
+                    NfsBackend::create(options).await?
+                } else {
+                    NfsBackend::open(options).await?
+                }))
+            }
+            Self::S3(_) => Err(self.unfit("this program has no such locations yet")),
         }
     }
 

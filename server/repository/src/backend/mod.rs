@@ -4,6 +4,9 @@
 pub mod faulty;
 pub mod folder;
 pub mod memory;
+pub mod nfs;
+mod share;
+pub mod smb;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,6 +18,8 @@ use std::time::Duration;
 pub use faulty::{Fault, FaultyBackend};
 pub use folder::FolderBackend;
 pub use memory::MemoryBackend;
+pub use nfs::{NfsBackend, NfsOptions};
+pub use smb::{SmbBackend, SmbOptions};
 
 /// Longest object name, in bytes.
 pub const OBJECT_NAME_BYTES_MAX: usize = 200;

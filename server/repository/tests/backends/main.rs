@@ -2,7 +2,12 @@
 
 #[macro_use]
 mod conformance;
+mod daemon;
+mod ganesha;
 mod local;
+mod nfs;
+mod samba;
+mod smb;
 #[path = "../engine/support.rs"]
 #[allow(dead_code)] // shared with the tests of the engine, which use the rest
 mod support;
