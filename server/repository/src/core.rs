@@ -44,11 +44,11 @@ impl Core {
     ) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             backend,
+            index: Index::new(&keys, &environment),
             keys: Arc::new(keys),
             config,
             pool: Pool::new(environment.threads)?,
             environment,
-            index: Index::default(),
             nodes: Mutex::new(Cache::new(NODE_CACHE_BYTES)),
             summaries: Mutex::default(),
         }))
@@ -83,7 +83,8 @@ impl Core {
     pub async fn chunk(&self, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
         let location = self.index.locate(self, &id).await?;
         let range = location.offset..location.offset + u64::from(location.sealed_bytes);
-        let sealed = self.backend.get(&names::pack(&location.pack), Some(range)).await?;
+        let read = self.backend.get(&names::pack(&location.pack), Some(range)).await;
+        let sealed = read.inspect_err(|error| self.index.note_failed_read(&location, error))?;
         let keys = Arc::clone(&self.keys);
         self.pool.run(move |workspace| decode_chunk(&keys, &location, kind, id, &sealed, workspace)).await
     }

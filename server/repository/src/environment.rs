@@ -4,6 +4,7 @@ use domain::{Clock, SystemClock};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::index::IndexOptions;
 
 /// Source of random bytes for keys and object ids.
 pub trait Randomness: Send + Sync {
@@ -32,12 +33,20 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Who this is, for others that wait for its leases: host and process.
     pub who: String,
+    /// Where and how the index is kept.
+    pub index: IndexOptions,
 }
 
 impl Default for Environment {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { randomness: Arc::new(SystemRandomness), threads, clock: Arc::new(SystemClock), who: whoami() }
+        Self {
+            randomness: Arc::new(SystemRandomness),
+            threads,
+            clock: Arc::new(SystemClock),
+            who: whoami(),
+            index: IndexOptions::default(),
+        }
     }
 }
 

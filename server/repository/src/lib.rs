@@ -36,6 +36,7 @@ pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
 pub use format::keyslot::{RecoveryKey, SlotKind};
+pub use index::IndexOptions;
 pub use keys::{KeySlotInfo, OldRecoveryKeys};
 pub use location::{
     Location, LocationSecret, NfsLocation, Retention, RetentionMode, S3Location, SmbEncryption, SmbLocation,

@@ -179,6 +179,7 @@ impl DiskMap {
         let name = names::pack(&first.pack);
         let read = self.core.backend.get(&name, Some(start..end)).await;
         let sealed = read.map_err(|error| {
+            self.core.index.note_failed_read(first, &error);
             let error = if error.kind == crate::backend::BackendErrorKind::TooShort {
                 Error::damaged(&name, "it is cut short")
             } else {

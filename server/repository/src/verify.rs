@@ -139,7 +139,7 @@ impl<'a> Verifier<'a> {
         self.check_foundations().await?;
         self.check_index_and_packs().await?;
         self.read_manifests(options).await?;
-        self.core.index.refresh(self.core).await?;
+        self.core.index.rescan(self.core).await?;
         let points = std::mem::take(&mut self.points);
         for point in &points {
             for disk in &point.disks {

@@ -45,6 +45,12 @@ pub fn parse_pack(name: &str) -> Option<ObjectId> {
     (pack(&id) == name).then_some(id)
 }
 
+/// The segment's id, when `name` is the name of an index segment.
+pub fn parse_segment(name: &str) -> Option<ObjectId> {
+    let id = last_part_as_id(name)?;
+    (segment(&id) == name).then_some(id)
+}
+
 /// The point's id, when `name` is the name of a manifest.
 pub fn parse_point(name: &str) -> Option<PointId> {
     let id = PointId(Uuid::parse_str(name.strip_prefix(POINTS)?).ok()?);

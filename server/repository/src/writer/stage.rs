@@ -305,7 +305,9 @@ impl Stage {
         }
         let id = self.core.new_id()?;
         let bytes = segment::encode(&self.core.keys, id, records)?;
-        Ok(self.core.backend.put_new(&names::segment(&id), vec![bytes.into()]).await?)
+        self.core.backend.put_new(&names::segment(&id), vec![bytes.into()]).await?;
+        self.core.index.cover(id, records);
+        Ok(())
     }
 
     /// Closes what is open and waits until all packs and segments are durable.

@@ -1,0 +1,502 @@
+//! The tiers of an index: a table in memory, bounded, and runs in files, each a few times as long as all newer ones
+//! together. A full table becomes a run; runs that have become too alike are merged. Both happen beside look-ups, on a
+//! thread of their own.
+//!
+//! | what changes the view | under |
+//! |---|---|
+//! | adding a pack: into the active table | the view's lock, shared, for the whole pack |
+//! | freezing the active table, putting a run in place of tables or runs | `changing`, and the view's lock for an instant |
+//! | writing tables as a run | `spilling`: one at a time |
+//! | merging runs | `merging`: one at a time; writes out full tables meanwhile |
+//!
+//! Must never lose a record: a table leaves the view only when the run that holds its records is in the view.
+
+use parking_lot::{Mutex, RwLock};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::build::{Covered, RunWriter};
+use super::layout::{Sums, damaged};
+use super::packs::Packs;
+use super::record::{Key, Place, Record};
+use super::run::{Cursor, Run};
+use super::store::Store;
+use super::table::Table;
+use crate::environment::{Randomness, random};
+use crate::format::names::ObjectId;
+
+/// A run is merged with the newer ones when it is not this much longer than all of them together.
+const MERGE_RATIO: u64 = 3;
+/// While much is added, runs may gather up to this many before they are merged.
+pub const RUNS_GATHERED_MAX: usize = 48;
+/// Records merged between two looks at what else there is to do.
+const RECORDS_BETWEEN_LOOKS: u64 = 1 << 16;
+/// Not in the merged run.
+const DROPPED: u32 = u32::MAX;
+
+/// How an index uses this machine.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// Folder for what makes opening quick and keeps memory low; may be shared by repositories, and deleted whenever no
+    /// process uses it. Without one, temporary files are used, and only once there is more than fits in memory.
+    pub cache: Option<PathBuf>,
+    /// Chunks held in memory, about 44 bytes each, before they are written to a file.
+    pub memory_chunks_max: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self { cache: None, memory_chunks_max: 200_000 }
+    }
+}
+
+/// What look-ups see.
+#[derive(Clone, Default)]
+pub struct View {
+    active: Arc<Table>,
+    frozen: Vec<Arc<Table>>,
+    /// Oldest, and longest, first.
+    pub runs: Vec<Arc<Run>>,
+}
+
+/// A segment that was read: the numbers of its packs.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    pub packs: Vec<Range<u32>>,
+    /// A run says that it is covered.
+    stored: bool,
+}
+
+impl Segment {
+    pub fn new(numbers: impl IntoIterator<Item = u32>) -> Self {
+        Self { packs: ranges(numbers), stored: false }
+    }
+
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.packs.iter().cloned().flatten()
+    }
+}
+
+fn ranges(numbers: impl IntoIterator<Item = u32>) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(last) if last.end == number => last.end += 1,
+            _ => ranges.push(number..number + 1),
+        }
+    }
+    ranges.shrink_to_fit();
+    ranges
+}
+
+/// See the module.
+pub struct Tiers {
+    options: IndexOptions,
+    repository: ObjectId,
+    secret: u64,
+    randomness: Arc<dyn Randomness>,
+    view: RwLock<Arc<View>>,
+    pub packs: RwLock<Packs>,
+    pub segments: Mutex<HashMap<ObjectId, Segment>>,
+    store: Mutex<Option<Arc<Store>>>,
+    changing: Mutex<()>,
+    spilling: Mutex<()>,
+    merging: Mutex<()>,
+    tending: AtomicBool,
+    /// A merge gives up at the next look.
+    stop: AtomicBool,
+}
+
+impl Tiers {
+    pub fn new(options: IndexOptions, repository: ObjectId, secret: u64, randomness: Arc<dyn Randomness>) -> Self {
+        Self {
+            options,
+            repository,
+            secret,
+            randomness,
+            view: RwLock::default(),
+            packs: RwLock::default(),
+            segments: Mutex::default(),
+            store: Mutex::default(),
+            changing: Mutex::default(),
+            spilling: Mutex::default(),
+            merging: Mutex::default(),
+            tending: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    /// Adds what `insert` gives, all of it to one table.
+    pub fn add(&self, insert: impl FnOnce(&mut dyn FnMut(Key, Place))) {
+        let view = self.view.read();
+        insert(&mut |key, place| view.active.insert(key, place));
+    }
+
+    /// Is the table in memory over its bound?
+    pub fn is_full(&self) -> bool {
+        self.view.read().active.len() > self.options.memory_chunks_max
+    }
+
+    /// Is a file of a run not what was written?
+    pub fn is_broken(&self) -> bool {
+        self.view().runs.iter().any(|run| run.is_broken())
+    }
+
+    pub fn keeps_a_cache(&self) -> bool {
+        self.options.cache.is_some()
+    }
+
+    fn store(&self) -> Arc<Store> {
+        let open = || Arc::new(Store::open(self.options.cache.as_deref(), self.repository, self.secret));
+        Arc::clone(self.store.lock().get_or_insert_with(open))
+    }
+
+    /// Takes over what the cache folder holds; nothing when it is not sound.
+    pub fn open_cache(&self) {
+        let store = self.store();
+        let runs = store.read_state().and_then(|ids| ids.iter().map(|id| self.open_run(&store, id)).collect());
+        let runs: Vec<Arc<Run>> = runs.unwrap_or_else(|error: io::Error| {
+            tracing::warn!(%error, "the index cache cannot be used and is made again");
+            let _ = store.write_state(&[]);
+            Vec::new()
+        });
+        store.sweep(&runs.iter().map(|run| run.id).collect::<Vec<_>>());
+        {
+            let (mut packs, mut segments) = (self.packs.write(), self.segments.lock());
+            for run in &runs {
+                (0..run.packs()).filter_map(|local| run.number(local)).for_each(|number| packs.set_stored(number));
+                for covered in &run.segments {
+                    let numbers = covered.packs.iter().cloned().flatten().filter_map(|local| run.number(local));
+                    segments.insert(covered.segment, Segment { packs: ranges(numbers), stored: true });
+                }
+            }
+        }
+        let _changing = self.changing.lock();
+        let mut view = self.view.write();
+        *view = Arc::new(View { runs, ..(**view).clone() });
+    }
+
+    fn open_run(&self, store: &Store, id: &ObjectId) -> io::Result<Arc<Run>> {
+        let insert = |pack, generation| self.packs.write().insert(pack, generation);
+        let run = Run::open(store.open_run(id)?, self.secret, &self.repository, *id, insert)?;
+        run.load_filters()?;
+        Ok(Arc::new(run))
+    }
+
+    /// Throws the runs away. What they held has to be added again.
+    pub fn reset(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (_merging, _spilling, _changing) = (self.merging.lock(), self.spilling.lock(), self.changing.lock());
+        self.stop.store(false, Ordering::Relaxed);
+        let store = self.store();
+        let _ = store.write_state(&[]);
+        store.sweep(&[]);
+        {
+            let mut view = self.view.write();
+            *view = Arc::new(View { runs: Vec::new(), ..(**view).clone() });
+        }
+        self.segments.lock().retain(|_, segment| !segment.stored);
+        self.packs.write().forget_stored();
+    }
+
+    /// Writes the tables in memory as a run.
+    pub fn spill(&self) -> io::Result<()> {
+        let _one = self.spilling.lock();
+        let tables = {
+            let _changing = self.changing.lock();
+            let mut view = self.view.write();
+            let frozen = [&view.frozen[..], &[Arc::clone(&view.active)]].concat();
+            let frozen: Vec<_> = frozen.into_iter().filter(|table| table.len() > 0).collect();
+            *view = Arc::new(View { active: Arc::default(), frozen: frozen.clone(), runs: view.runs.clone() });
+            frozen
+        };
+        let mut records = Vec::with_capacity(tables.iter().map(|table| table.len()).sum());
+        tables.iter().for_each(|table| table.collect(&mut records));
+        if records.is_empty() {
+            return Ok(());
+        }
+        records.sort_unstable();
+        let mut numbers: Vec<u32> = records.iter().map(|record| record.place.pack()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let segments = self.segments_complete_with(&mut numbers);
+        let store = self.store();
+        let local = |number: u32| numbers.binary_search(&number).ok().map(|at| at as u32);
+        let run = self.write_run(&store, records.len() as u64, &numbers, &segments, |writer| {
+            records.iter().try_for_each(|record| {
+                let number = local(record.place.pack()).ok_or_else(|| damaged("a pack without a number"))?;
+                writer.push(Record { key: record.key, place: record.place.with_pack(number) })
+            })
+        })?;
+        run.load_filters()?;
+        self.install(&store, run, &[], &tables)?;
+        let mut packs = self.packs.write();
+        records.iter().for_each(|record| packs.set_stored(record.place.pack()));
+        drop(packs);
+        self.note_stored(&segments);
+        Ok(())
+    }
+
+    /// The segments whose packs are all in runs, or in the one that is going to hold `numbers`. Adds their packs to these.
+    fn segments_complete_with(&self, numbers: &mut Vec<u32>) -> Vec<Covered> {
+        let (packs, segments) = (self.packs.read(), self.segments.lock());
+        let is_stored = |number: u32| {
+            numbers.binary_search(&number).is_ok() || packs.get(number).is_some_and(super::packs::Pack::is_stored)
+        };
+        let complete: Vec<_> = segments
+            .iter()
+            .filter(|(_, segment)| !segment.stored && segment.numbers().all(is_stored))
+            .map(|(id, segment)| (*id, segment.packs.clone()))
+            .collect();
+        drop((packs, segments));
+        numbers.extend(complete.iter().flat_map(|(_, packs)| packs.iter().cloned().flatten()));
+        numbers.sort_unstable();
+        numbers.dedup();
+        complete.into_iter().filter_map(|(segment, packs)| covered(segment, &packs, numbers)).collect()
+    }
+
+    fn note_stored(&self, covered: &[Covered]) {
+        let mut segments = self.segments.lock();
+        for covered in covered {
+            if let Some(segment) = segments.get_mut(&covered.segment) {
+                segment.stored = true;
+            }
+        }
+    }
+
+    /// Writes a run of what `feed` gives, with `numbers` (ascending) as its packs.
+    fn write_run(
+        &self,
+        store: &Store,
+        records_max: u64,
+        numbers: &[u32],
+        segments: &[Covered],
+        feed: impl FnOnce(&mut RunWriter<'_>) -> io::Result<()>,
+    ) -> io::Result<Run> {
+        let id: ObjectId = random(&*self.randomness).map_err(io::Error::other)?;
+        let write = || {
+            let file = store.create(&id)?;
+            let mut writer = RunWriter::new(&file, Sums::new(self.secret, &id), records_max);
+            feed(&mut writer)?;
+            let packs = numbers.iter().filter_map(|number| self.packs.read().get(*number).copied());
+            writer.finish(self.repository, id, packs.map(|pack| (pack.id, pack.generation)), segments)?;
+            store.publish(&id)?;
+            let mut numbers = numbers.iter().copied();
+            Run::open(file, self.secret, &self.repository, id, |_, _| numbers.next())
+        };
+        let written = write();
+        if written.is_err() {
+            store.remove(&id);
+        }
+        written
+    }
+
+    /// Puts a run in the place of runs or tables, in the cache folder first.
+    fn install(&self, store: &Store, run: Run, runs: &[Arc<Run>], tables: &[Arc<Table>]) -> io::Result<Arc<Run>> {
+        let _changing = self.changing.lock();
+        let mut view = (*self.view()).clone();
+        let at = view.runs.iter().position(|old| runs.iter().any(|run| Arc::ptr_eq(run, old)));
+        let run = Arc::new(run);
+        view.runs.retain(|old| !runs.iter().any(|run| Arc::ptr_eq(run, old)));
+        view.runs.insert(at.unwrap_or(view.runs.len()), Arc::clone(&run));
+        view.frozen.retain(|old| !tables.iter().any(|table| Arc::ptr_eq(table, old)));
+        if let Err(error) = store.write_state(&view.runs.iter().map(|run| run.id).collect::<Vec<_>>()) {
+            store.remove(&run.id);
+            return Err(error);
+        }
+        *self.view.write() = Arc::new(view);
+        runs.iter().for_each(|run| store.remove(&run.id));
+        Ok(run)
+    }
+
+    /// Merges the newest runs that have become too alike. False when there were none.
+    pub fn merge(&self) -> io::Result<bool> {
+        let _one = self.merging.lock();
+        let view = self.view();
+        let inputs = view.runs.get(merge_from(&view.runs)..).unwrap_or_default().to_vec();
+        drop(view);
+        if inputs.len() < 2 {
+            return Ok(false);
+        }
+        let numbers = self.live_numbers(&inputs);
+        let segments = self.segments_of(&inputs, &numbers);
+        let locals: Vec<Vec<u32>> = inputs.iter().map(|run| locals(run, &numbers)).collect();
+        let store = self.store();
+        let records_max = inputs.iter().map(|run| run.records).sum();
+        let run = self.write_run(&store, records_max, &numbers, &segments, |writer| {
+            self.feed_merged(&inputs, &locals, writer)
+        })?;
+        drop(locals);
+        let run = self.install(&store, run, &inputs, &[])?;
+        // The old filters go before the new ones come: they are most of the memory.
+        drop(inputs);
+        run.load_filters()?;
+        Ok(true)
+    }
+
+    /// Numbers of the packs of these runs that are not gone, ascending.
+    fn live_numbers(&self, inputs: &[Arc<Run>]) -> Vec<u32> {
+        let packs = self.packs.read();
+        let mut seen = vec![0u64; packs.len().div_ceil(64)];
+        for number in inputs.iter().flat_map(|run| (0..run.packs()).filter_map(|local| run.number(local))) {
+            if packs.get(number).is_some_and(|pack| !pack.is_gone()) {
+                seen[number as usize / 64] |= 1 << (number % 64);
+            }
+        }
+        let words = (0u32..).zip(&seen);
+        words.flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)).collect()
+    }
+
+    /// What the runs cover and is still there.
+    fn segments_of(&self, inputs: &[Arc<Run>], numbers: &[u32]) -> Vec<Covered> {
+        let segments = self.segments.lock();
+        let mut seen = HashSet::new();
+        let ids = inputs.iter().flat_map(|run| run.segments.iter().map(|covered| covered.segment));
+        ids.filter(|id| seen.insert(*id)).filter_map(|id| covered(id, &segments.get(&id)?.packs, numbers)).collect()
+    }
+
+    fn feed_merged(&self, inputs: &[Arc<Run>], locals: &[Vec<u32>], writer: &mut RunWriter<'_>) -> io::Result<()> {
+        let mut cursors: Vec<Cursor<'_>> = inputs.iter().map(|run| Cursor::new(run)).collect();
+        let mut heap = BinaryHeap::with_capacity(cursors.len());
+        for (from, cursor) in cursors.iter_mut().enumerate() {
+            heap.extend(cursor.next()?.map(|record| Reverse((record, from))));
+        }
+        let (mut same, mut merged) = (Vec::new(), 0u64);
+        while let Some(mut top) = heap.peek_mut() {
+            let Reverse((record, from)) = *top;
+            match cursors.get_mut(from).map_or(Ok(None), Cursor::next)? {
+                Some(next) => {
+                    *top = Reverse((next, from));
+                    drop(top);
+                }
+                None => drop(std::collections::binary_heap::PeekMut::pop(top)),
+            }
+            let local = locals.get(from).and_then(|list| list.get(record.place.pack() as usize)).copied();
+            if same.first().is_some_and(|first: &Record| first.key != record.key) {
+                same.sort_unstable();
+                same.drain(..).try_for_each(|record| writer.push(record))?;
+            }
+            if let Some(local) = local.filter(|local| *local != DROPPED) {
+                same.push(Record { key: record.key, place: record.place.with_pack(local) });
+            }
+            merged += 1;
+            if merged.is_multiple_of(RECORDS_BETWEEN_LOOKS) {
+                self.look_up_from_merging()?;
+            }
+        }
+        same.sort_unstable();
+        same.drain(..).try_for_each(|record| writer.push(record))
+    }
+
+    fn look_up_from_merging(&self) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.is_full() { self.spill() } else { Ok(()) }
+    }
+
+    /// Does what is due on a thread of its own, unless one is at it already.
+    pub fn tend(self: &Arc<Self>) {
+        if !self.is_full() && merge_is_idle(&self.view().runs) || self.tending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let tiers = Arc::clone(self);
+        let work = move || {
+            if let Err(error) = tiers.work() {
+                tracing::warn!(%error, "the index cannot write its files and stays in memory for now");
+            }
+            tiers.tending.store(false, Ordering::Release);
+        };
+        if std::thread::Builder::new().name("repository-index".to_owned()).spawn(work).is_err() {
+            self.tending.store(false, Ordering::Release);
+        }
+    }
+
+    /// Writes a full table, merges what is due.
+    pub fn work(&self) -> io::Result<()> {
+        loop {
+            if self.is_full() {
+                self.spill()?;
+            }
+            if self.stop.load(Ordering::Relaxed) || !self.merge()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The index is being dropped: nothing long is begun or finished.
+    pub fn close(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl View {
+    /// Adds the places of a key to `found`, from the oldest.
+    pub fn find(&self, key: &Key, found: &mut Vec<Place>) {
+        self.runs.iter().for_each(|run| run.find(key, found));
+        self.frozen.iter().for_each(|table| table.find(key, found));
+        self.active.find(key, found);
+    }
+
+    /// The same, tier by tier, until `choose` likes something.
+    pub fn find_map<T>(&self, key: &Key, choose: impl Fn(&[Place]) -> Option<T>) -> Option<T> {
+        let mut found = Vec::new();
+        let mut choose = |found: &mut Vec<Place>| {
+            let chosen = if found.is_empty() { None } else { choose(found) };
+            found.clear();
+            chosen
+        };
+        for table in self.frozen.iter().chain([&self.active]) {
+            table.find(key, &mut found);
+            let chosen = choose(&mut found);
+            if chosen.is_some() {
+                return chosen;
+            }
+        }
+        self.runs.iter().find_map(|run| {
+            run.find(key, &mut found);
+            choose(&mut found)
+        })
+    }
+}
+
+/// The oldest run to merge with all newer ones.
+fn merge_from(runs: &[Arc<Run>]) -> usize {
+    let (mut from, mut newer) = (runs.len(), 0);
+    for (at, run) in runs.iter().enumerate().rev() {
+        if newer > 0 && run.records >= MERGE_RATIO * newer {
+            break;
+        }
+        (from, newer) = (at, newer + run.records);
+    }
+    from
+}
+
+fn merge_is_idle(runs: &[Arc<Run>]) -> bool {
+    runs.len() - merge_from(runs) < 2
+}
+
+/// A segment with its packs by their place in `numbers`; `None` when one is not there.
+fn covered(segment: ObjectId, packs: &[Range<u32>], numbers: &[u32]) -> Option<Covered> {
+    let local = |number| numbers.binary_search(&number).ok().map(|at| at as u32);
+    let packs = packs.iter().map(|range| {
+        let (first, last) = (local(range.start)?, local(range.end - 1)?);
+        (last - first == range.end - 1 - range.start).then_some(first..last + 1)
+    });
+    Some(Covered { segment, packs: packs.collect::<Option<_>>()? })
+}
+
+/// For each pack of a run its place in `numbers`.
+fn locals(run: &Run, numbers: &[u32]) -> Vec<u32> {
+    let local = |number: u32| numbers.binary_search(&number).map_or(DROPPED, |at| at as u32);
+    (0..run.packs()).map(|own| run.number(own).map_or(DROPPED, local)).collect()
+}
