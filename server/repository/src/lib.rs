@@ -37,6 +37,9 @@ pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
 pub use format::keyslot::{RecoveryKey, SlotKind};
 pub use index::IndexOptions;
+pub use index::IndexOptions;
+#[doc(hidden)]
+pub use index::synthetic;
 pub use keys::{KeySlotInfo, OldRecoveryKeys};
 pub use location::{
     Location, LocationSecret, NfsLocation, Retention, RetentionMode, S3Location, SmbEncryption, SmbLocation,

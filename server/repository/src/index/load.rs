@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::tiers::{RUNS_GATHERED_MAX, Segment, Tiers};
+use super::tiers::Tiers;
 use super::{Index, Location};
 use crate::backend::{BackendErrorKind, ObjectInfo};
 use crate::core::Core;
@@ -190,12 +190,7 @@ impl Index {
         }
         self.cover(segment, records);
         if self.tiers.is_full() {
-            let work = |tiers: &Tiers| {
-                let gathered = tiers.spill().map(|()| tiers.view().runs.len() > RUNS_GATHERED_MAX);
-                let merged = gathered.and_then(|many| if many { tiers.merge().map(drop) } else { Ok(()) });
-                merged.unwrap_or_else(|error| stays_in_memory(&error));
-            };
-            self.blocking(work).await;
+            self.blocking(|tiers| tiers.gather().unwrap_or_else(|error| stays_in_memory(&error))).await;
         }
     }
 

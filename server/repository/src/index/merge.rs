@@ -30,6 +30,7 @@ pub struct SegmentMerge {
 /// moment each pack is named by a segment. Packs for which `keep` is false, and those that are not there, are left out.
 ///
 /// Only for whoever may delete packs, one at a time: a segment must not come back with packs that were deleted meanwhile.
+#[allow(dead_code)] // for the collection of space
 pub async fn merge_segments(core: &Core, keep: impl Fn(&ObjectId) -> bool + Send) -> Result<SegmentMerge> {
     let mut report = SegmentMerge::default();
     let mut small = core.backend.list(names::INDEX).await?;

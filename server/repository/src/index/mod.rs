@@ -15,6 +15,7 @@ mod packs;
 mod record;
 mod run;
 mod store;
+pub mod synthetic;
 mod table;
 mod tiers;
 
@@ -167,6 +168,7 @@ impl Index {
 
     /// Replaces what is known to be bad in a pack, by ordinal. Such places are not deduplicated against, and read only when
     /// there is no other.
+    #[allow(dead_code)] // for what verify finds
     pub fn set_bad(&self, pack: ObjectId, ordinals: HashSet<u32>) {
         self.tiers.packs.write().set_bad(pack, ordinals);
     }

@@ -61,6 +61,11 @@ impl Packs {
         self.count
     }
 
+    /// Bytes of memory they take.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.count * size_of::<Pack>() + self.slots.len() * 4) as u64
+    }
+
     pub fn get(&self, number: u32) -> Option<&Pack> {
         self.pages.get(number as usize / PAGE_PACKS)?.get(number as usize % PAGE_PACKS)
     }

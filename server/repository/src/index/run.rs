@@ -130,6 +130,16 @@ impl Run {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Bytes of memory it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        let filters = self.filters.iter().filter_map(|(_, filter)| Some(filter.get()?.encoded_bytes() as u64));
+        let numbers = match &self.numbers {
+            Numbers::From(_) => 0,
+            Numbers::Listed(list) => list.len() as u64 * 4,
+        };
+        filters.sum::<u64>() + self.fences.len() as u64 * 4 + numbers
+    }
+
     /// Number of packs.
     pub fn packs(&self) -> u32 {
         self.packs

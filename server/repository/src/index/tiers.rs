@@ -33,9 +33,11 @@ use crate::format::names::ObjectId;
 /// A run is merged with the newer ones when it is not this much longer than all of them together.
 const MERGE_RATIO: u64 = 3;
 /// While much is added, runs may gather up to this many before they are merged.
-pub const RUNS_GATHERED_MAX: usize = 48;
+const RUNS_GATHERED_MAX: usize = 48;
 /// Records merged between two looks at what else there is to do.
 const RECORDS_BETWEEN_LOOKS: u64 = 1 << 16;
+/// What a chunk takes in the table at worst: entries are 33 bytes, and less than half of them may be in use.
+const TABLE_BYTES_A_CHUNK: u64 = 76;
 /// Not in the merged run.
 const DROPPED: u32 = u32::MAX;
 
@@ -139,6 +141,14 @@ impl Tiers {
     pub fn add(&self, insert: impl FnOnce(&mut dyn FnMut(Key, Place))) {
         let view = self.view.read();
         insert(&mut |key, place| view.active.insert(key, place));
+    }
+
+    /// Bytes of memory that grow with the number of chunks.
+    pub fn memory_bytes(&self) -> u64 {
+        let view = self.view();
+        let tables = view.frozen.iter().chain([&view.active]).map(|table| table.len() as u64 * TABLE_BYTES_A_CHUNK);
+        let runs = view.runs.iter().map(|run| run.memory_bytes());
+        tables.chain(runs).sum::<u64>() + self.packs.read().memory_bytes()
     }
 
     /// Is the table in memory over its bound?
@@ -419,6 +429,17 @@ impl Tiers {
         if std::thread::Builder::new().name("repository-index".to_owned()).spawn(work).is_err() {
             self.tending.store(false, Ordering::Release);
         }
+    }
+
+    /// Writes a full table while much is added: runs gather, and are merged many at a time.
+    pub fn gather(&self) -> io::Result<()> {
+        if self.is_full() {
+            self.spill()?;
+            if self.view().runs.len() > RUNS_GATHERED_MAX {
+                self.merge()?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a full table, merges what is due.
