@@ -37,7 +37,6 @@ pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
 pub use format::keyslot::{RecoveryKey, SlotKind};
 pub use index::IndexOptions;
-pub use index::IndexOptions;
 #[doc(hidden)]
 pub use index::synthetic;
 pub use keys::{KeySlotInfo, OldRecoveryKeys};

@@ -45,7 +45,7 @@ pub struct RunWriter<'a> {
 
 /// The part of the range of keys a key falls in.
 pub fn part_of(prefix: u32, parts: u64) -> u64 {
-    u64::from(prefix) * parts >> 32
+    (u64::from(prefix) * parts) >> 32
 }
 
 impl<'a> RunWriter<'a> {
@@ -161,10 +161,12 @@ impl<'a> RunWriter<'a> {
             })
         })?;
         let mut packs = packs;
-        sections[PACKS] = section(PACKS, &mut |sink| packs.try_for_each(|(id, generation)| {
-            sink.put(&id)?;
-            sink.put(&[generation])
-        }))?;
+        sections[PACKS] = section(PACKS, &mut |sink| {
+            packs.try_for_each(|(id, generation)| {
+                sink.put(&id)?;
+                sink.put(&[generation])
+            })
+        })?;
         sections[SEGMENTS] = section(SEGMENTS, &mut |sink| segments.iter().try_for_each(|segment| segment.put(sink)))?;
         let (records, blocks, parts) = (self.records, self.fences.len() as u64, self.parts);
         let header = Header { repository, run, records, blocks, parts, sections };

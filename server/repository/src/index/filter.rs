@@ -64,7 +64,7 @@ impl Filter {
 
     fn places(&self, hash: u64) -> [usize; 3] {
         let span = u64::from(self.segments) * u64::from(self.segment_bytes);
-        let first = (u128::from(hash) * u128::from(span) >> 64) as u32;
+        let first = ((u128::from(hash) * u128::from(span)) >> 64) as u32;
         let mask = self.segment_bytes - 1;
         let second = first.wrapping_add(self.segment_bytes) ^ (hash >> 18) as u32 & mask;
         let third = first.wrapping_add(self.segment_bytes * 2) ^ hash as u32 & mask;

@@ -4,6 +4,7 @@ use futures_util::{StreamExt, stream};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::packs::Pack;
 use super::tiers::Tiers;
 use super::{Index, Location};
 use crate::backend::{BackendErrorKind, ObjectInfo};
@@ -103,11 +104,11 @@ impl Index {
 
     async fn load(&self, core: &Core, progress: &mut Progress) -> Result<()> {
         if !progress.cache_opened && self.tiers.keeps_a_cache() {
-            self.blocking(|tiers| tiers.open_cache()).await;
+            self.blocking(Tiers::open_cache).await;
         }
         progress.cache_opened = true;
         if self.tiers.is_broken() {
-            self.blocking(|tiers| tiers.reset()).await;
+            self.blocking(Tiers::reset).await;
         }
         progress.rotated = None;
         let (mut damaged, mut listed) = (false, HashSet::new());
@@ -250,9 +251,10 @@ impl Index {
                 let Some(id) = names::parse_pack(&object.name) else { continue };
                 let packs = self.tiers.packs.read();
                 let number = packs.number(&id);
-                match number.and_then(|number| packs.get(number)).filter(|pack| !pack.is_gone()) {
-                    None => unknown.push((id, object)),
-                    Some(_) => number.and_then(|number| present.get_mut(number as usize)).into_iter().for_each(|p| *p = true),
+                if number.and_then(|number| packs.get(number)).is_none_or(Pack::is_gone) {
+                    unknown.push((id, object));
+                } else if let Some(present) = number.and_then(|number| present.get_mut(number as usize)) {
+                    *present = true;
                 }
             }
             self.read_footers(core, unknown, progress).await?;

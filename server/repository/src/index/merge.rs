@@ -90,7 +90,9 @@ async fn merge_group(
         report.bytes_written += bytes.len() as u64;
         report.segments_written += 1;
         core.backend.put_new(&names::segment(&id), vec![bytes.into()]).await?;
-        merged.iter().for_each(|record| core.index.add(record));
+        for record in &merged {
+            core.index.add(record);
+        }
         core.index.cover(id, &merged);
     }
     for object in replaced {

@@ -146,6 +146,7 @@ impl Index {
     }
 
     /// Every place of the chunk, those that are expected to be readable first.
+    #[allow(dead_code)] // for readers that try more than one
     pub fn places(&self, id: &ChunkId) -> Vec<Location> {
         self.trusted(id).into_iter().map(|(_, location)| location).collect()
     }
@@ -162,6 +163,7 @@ impl Index {
     }
 
     /// These packs are going to be deleted: nothing new may refer to them. For ever, whether known here yet or not.
+    #[allow(dead_code)] // for writers that honour epochs
     pub fn condemn<'a>(&self, condemned: impl IntoIterator<Item = &'a ObjectId>) {
         self.tiers.packs.write().condemn(condemned);
     }

@@ -58,7 +58,7 @@ impl Place {
     }
 
     fn field(self, at: u32, bits: u32) -> u32 {
-        (self.0 >> at) as u32 & (1 << bits) - 1
+        (self.0 >> at) as u32 & ((1 << bits) - 1)
     }
 
     pub fn pack(self) -> u32 {
@@ -68,7 +68,7 @@ impl Place {
     /// The same with another number for the pack.
     #[must_use]
     pub fn with_pack(self, pack: u32) -> Self {
-        Self(self.0 & (1 << PACK_AT) - 1 | u128::from(pack) << PACK_AT)
+        Self(self.0 & ((1 << PACK_AT) - 1) | u128::from(pack) << PACK_AT)
     }
 
     pub fn ordinal(self) -> u32 {
@@ -145,13 +145,8 @@ mod tests {
 
     #[test]
     fn what_no_pack_can_hold_is_refused() {
-        let entry = |length| PackEntry {
-            id: ChunkId::ZERO,
-            kind: ChunkKind::Data,
-            codec: Codec::Raw,
-            length,
-            stored: length,
-        };
+        let entry =
+            |length| PackEntry { id: ChunkId::ZERO, kind: ChunkKind::Data, codec: Codec::Raw, length, stored: length };
         assert!(Place::new(0, 0, (1 << 28) - 1, &entry(1)).is_some());
         assert!(Place::new(0, 0, 1 << 28, &entry(1)).is_none());
         assert!(Place::new(0, 1 << 20, 0, &entry(1)).is_none());

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::build::{Covered, part_of};
 use super::filter::{FILTER_KEYS_MAX, Filter};
 use super::layout::{
-    BLOCK_BYTES, BLOCK_RECORDS, BUFFER_BYTES, COUNT_AT, FENCES, FILTERS, Header, PACKS, Part, SEGMENTS, Section, Source,
-    Sums, damaged,
+    BLOCK_BYTES, BLOCK_RECORDS, BUFFER_BYTES, COUNT_AT, FENCES, FILTERS, Header, PACKS, Part, SEGMENTS, Section,
+    Source, Sums, damaged,
 };
 use super::record::{Key, Place, RECORD_BYTES, Record, head, prefix};
 use crate::format::names::ObjectId;
@@ -160,7 +160,7 @@ impl Run {
     fn blocks_of(&self, prefix: u32) -> std::ops::Range<usize> {
         let fences = &self.fences;
         // Keys are uniform: the place is near where the prefix lies in the range of all.
-        let guess = (u64::from(prefix) * fences.len() as u64 >> 32) as usize;
+        let guess = ((u64::from(prefix) * fences.len() as u64) >> 32) as usize;
         let mut reach = 4;
         let window = loop {
             let (start, end) = (guess.saturating_sub(reach), (guess + reach).min(fences.len()));

@@ -96,7 +96,7 @@ impl Store {
         let mut bytes = Vec::with_capacity(32 + runs.len() * 16);
         bytes.extend(MAGIC);
         bytes.extend(self.repository);
-        runs.iter().for_each(|run| bytes.extend(run));
+        bytes.extend(runs.as_flattened());
         let checksum = Sums::new(self.secret, &self.repository).of(Part::State, &bytes);
         bytes.extend(checksum.to_le_bytes());
         let part = self.folder.join("state.part");

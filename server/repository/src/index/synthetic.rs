@@ -27,7 +27,10 @@ pub struct SyntheticIndex {
 impl SyntheticIndex {
     /// Opens what the cache folder holds.
     pub fn open(cache: Option<&Path>, memory_chunks_max: usize) -> Result<Self> {
-        let secrets = Secrets::new(GenerationSecrets { data_key: Zeroizing::new([7; 32]), signing_seed: Zeroizing::new([8; 32]) });
+        let secrets = Secrets::new(GenerationSecrets {
+            data_key: Zeroizing::new([7; 32]),
+            signing_seed: Zeroizing::new([8; 32]),
+        });
         let options = IndexOptions { cache: cache.map(Path::to_path_buf), memory_chunks_max };
         let environment = Environment { index: options, ..Environment::default() };
         let index = Index::new(&Keys::new([9; 16], &secrets)?, &environment);

@@ -230,7 +230,9 @@ impl Tiers {
             frozen
         };
         let mut records = Vec::with_capacity(tables.iter().map(|table| table.len()).sum());
-        tables.iter().for_each(|table| table.collect(&mut records));
+        for table in &tables {
+            table.collect(&mut records);
+        }
         if records.is_empty() {
             return Ok(());
         }
@@ -250,7 +252,9 @@ impl Tiers {
         run.load_filters()?;
         self.install(&store, run, &[], &tables)?;
         let mut packs = self.packs.write();
-        records.iter().for_each(|record| packs.set_stored(record.place.pack()));
+        for record in &records {
+            packs.set_stored(record.place.pack());
+        }
         drop(packs);
         self.note_stored(&segments);
         Ok(())
@@ -324,7 +328,9 @@ impl Tiers {
             return Err(error);
         }
         *self.view.write() = Arc::new(view);
-        runs.iter().for_each(|run| store.remove(&run.id));
+        for run in runs {
+            store.remove(&run.id);
+        }
         Ok(run)
     }
 
@@ -342,9 +348,8 @@ impl Tiers {
         let locals: Vec<Vec<u32>> = inputs.iter().map(|run| locals(run, &numbers)).collect();
         let store = self.store();
         let records_max = inputs.iter().map(|run| run.records).sum();
-        let run = self.write_run(&store, records_max, &numbers, &segments, |writer| {
-            self.feed_merged(&inputs, &locals, writer)
-        })?;
+        let run = self
+            .write_run(&store, records_max, &numbers, &segments, |writer| self.feed_merged(&inputs, &locals, writer))?;
         drop(locals);
         let run = self.install(&store, run, &inputs, &[])?;
         // The old filters go before the new ones come: they are most of the memory.
@@ -363,7 +368,9 @@ impl Tiers {
             }
         }
         let words = (0u32..).zip(&seen);
-        words.flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)).collect()
+        words
+            .flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit))
+            .collect()
     }
 
     /// What the runs cover and is still there.
@@ -471,7 +478,7 @@ impl View {
     /// The same, tier by tier, until `choose` likes something.
     pub fn find_map<T>(&self, key: &Key, choose: impl Fn(&[Place]) -> Option<T>) -> Option<T> {
         let mut found = Vec::new();
-        let mut choose = |found: &mut Vec<Place>| {
+        let choose = |found: &mut Vec<Place>| {
             let chosen = if found.is_empty() { None } else { choose(found) };
             found.clear();
             chosen
