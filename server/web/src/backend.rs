@@ -74,9 +74,12 @@ pub struct DemoHost {
     pub certificate_sha256: [u8; 32],
 }
 
-/// Starts simulated hosts.
+/// Starts and ends simulated hosts.
 #[async_trait]
 pub trait DemoHosts: Send + Sync {
     /// One more, which stays over restarts of the server.
     async fn add(&self) -> Result<DemoHost, JobError>;
+
+    /// Ends the one that listens on `port` and deletes its disks. None there is fine.
+    async fn remove(&self, port: u16) -> Result<(), JobError>;
 }

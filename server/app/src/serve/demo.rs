@@ -23,7 +23,12 @@ const PASSWORD_BYTES: usize = 12;
 /// The hosts that run.
 pub struct SimulatedHosts {
     folder: PathBuf,
-    running: Mutex<Vec<SimulatedHost>>,
+    running: Mutex<Vec<Running>>,
+}
+
+struct Running {
+    folder: PathBuf,
+    host: SimulatedHost,
 }
 
 /// What a host needs to come back as it was.
@@ -44,7 +49,7 @@ impl SimulatedHosts {
         entries.sort();
         for entry in entries {
             match start_saved(&entry).await {
-                Ok(Some(host)) => running.push(host),
+                Ok(Some(host)) => running.push(Running { folder: entry, host }),
                 Ok(None) => {}
                 Err(reason) => tracing::warn!(folder = %entry.display(), reason, "a simulated host did not start"),
             }
@@ -54,8 +59,8 @@ impl SimulatedHosts {
 
     /// Ends them all.
     pub async fn stop(&self) {
-        for host in self.running.lock().await.drain(..) {
-            host.stop().await;
+        for running in self.running.lock().await.drain(..) {
+            running.host.stop().await;
         }
     }
 }
@@ -95,8 +100,22 @@ impl DemoHosts for SimulatedHosts {
             password: SecretString::from(saved.password),
             certificate_sha256: host.certificate_sha256(),
         };
-        running.push(host);
+        running.push(Running { folder, host });
         Ok(demo)
+    }
+
+    async fn remove(&self, port: u16) -> Result<(), JobError> {
+        let mut running = self.running.lock().await;
+        let Some(place) = running.iter().position(|running| running.host.address().port() == port) else {
+            return Ok(());
+        };
+        let Running { folder, host } = running.swap_remove(place);
+        host.stop().await;
+        fs::remove_dir_all(&folder).map_err(|error| {
+            let path = folder.display();
+            let why = format!("The folder {path} could not be deleted: {error}.");
+            JobError::fail("demo.remove", "The simulated host's disks are still there.", why, "Delete the folder yourself.")
+        })
     }
 }
 

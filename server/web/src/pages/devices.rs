@@ -202,6 +202,12 @@ pub async fn remove(State(app): State<App>, session: Session, Path(device): Path
     match app.db().remove_device(device).await {
         Ok(()) => {
             record(&app, &session, "device.removed", &before.name, &before.host).await?;
+            if before.simulated
+                && let Err(error) = app.given.demo.remove(u16::try_from(before.port).unwrap_or_default()).await
+            {
+                // The device is gone from the console either way; what stays is a folder.
+                tracing::warn!(device = before.name, %error, "the simulated host was not removed");
+            }
             go("/devices?said=device-removed")
         }
         Err(db::Error::InUse { by, .. }) => show(&app, &session, before, None, by).await,

@@ -81,6 +81,9 @@ async fn a_simulated_host_is_one_button_and_always_labelled() {
     for path in ["/devices", device.as_str()] {
         assert!(client.get(path).await.ok().contains("simulated</span>"), "{path}");
     }
+    let device = device.split('?').next().unwrap();
+    client.post(&format!("{device}/remove"), &[]).await.went_to();
+    assert_eq!(*world.doubles.demos_removed.lock(), [9001], "the host goes with its device");
 }
 
 /// Walks the wizard; gives the address after the last step.

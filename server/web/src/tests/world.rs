@@ -42,6 +42,7 @@ pub struct Doubles {
     pub findings: Mutex<Vec<Finding>>,
     pub refuse: Mutex<Option<JobError>>,
     demos: Mutex<u16>,
+    pub demos_removed: Mutex<Vec<u16>>,
 }
 
 impl Doubles {
@@ -117,6 +118,11 @@ impl DemoHosts for Doubles {
             password: SecretString::from(format!("{CANARY}-demo")),
             certificate_sha256: FINGERPRINT,
         })
+    }
+
+    async fn remove(&self, port: u16) -> Result<(), JobError> {
+        self.demos_removed.lock().push(port);
+        self.answer(())
     }
 }
 
