@@ -385,8 +385,17 @@ async fn cancel_takes_effect_in_mid_copy_and_removes_the_snapshot() {
 async fn a_worker_whose_lease_is_taken_stops_and_harms_nothing() {
     let case = Case::new().await;
     let run = case.run_into(Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER))).await;
-    // As when the worker was silent for a minute: the reaper gives the job to the next one while it still copies.
-    assert_eq!(case.rig.db.expire_leases("one/").await.expect("expired"), 1);
+    let fence = case.rig.db.jobs_of_run(run).await.expect("jobs")[0].fence;
+    // As when the worker was silent for a minute: the reaper gives the job to the next one while it still copies. A
+    // heartbeat in between would save the lease, so it is taken until it is gone.
+    case.rig
+        .wait("the lease to be taken", async || {
+            case.rig.db.expire_leases("one/").await.expect("expired");
+            case.rig.db.reap(|_| Duration::ZERO).await.expect("reaped");
+            let job = case.rig.db.jobs_of_run(run).await.expect("jobs").remove(0);
+            (job.state == JobState::Queued || job.fence != fence).then_some(())
+        })
+        .await;
     let jobs = case.rig.finished(run).await;
     assert_eq!((jobs[0].state, jobs[0].attempt), (JobState::Succeeded, 2), "{}", case.rig.log(&jobs[0]).await);
     case.newest_is_right(&jobs[0]).await;
