@@ -96,11 +96,25 @@ pub fn repository(what: &str, error: &RepositoryError) -> JobError {
     }
     match error {
         RepositoryError::Cancelled => JobError::cancelled(what),
-        RepositoryError::WrongPassphrase { .. } | RepositoryError::MistypedRecoveryKey => JobError::fail(
+        RepositoryError::WrongPassphrase { .. }
+        | RepositoryError::WrongRecoveryKey { .. }
+        | RepositoryError::MistypedRecoveryKey => JobError::fail(
             "repository.wrong_passphrase",
             what,
             said(error),
             "Enter the passphrase that was chosen when the repository was made, or its recovery key.",
+        ),
+        RepositoryError::KeysRotated { .. } => JobError::fail(
+            "repository.keys_rotated",
+            what,
+            said(error),
+            "Enter the passphrase that was chosen when the keys were rotated, or the recovery key printed then.",
+        ),
+        RepositoryError::NoKeySlot { .. } | RepositoryError::KeySlotDamaged { .. } => JobError::fail(
+            "repository.key_slots",
+            what,
+            said(error),
+            "Put the files of the repository's folder “keys” back from a copy, or enter the other secret.",
         ),
         RepositoryError::NotARepository { .. } => {
             JobError::fail("repository.not_found", what, said(error), FOLDER_HINT)

@@ -76,7 +76,10 @@ impl Repositories {
         if let Some(repository) = held.as_ref() {
             // An unmounted share leaves an empty folder: nothing may be written into that.
             if backend.stat("config").await.is_ok() {
-                return Ok(repository.clone());
+                // After a rotation of the keys by somebody else it is opened again, with the passphrase that is known.
+                if repository.keys_are_current().await.unwrap_or(true) {
+                    return Ok(repository.clone());
+                }
             }
             *held = None;
         }
