@@ -34,11 +34,11 @@ impl Scratch {
     }
 
     async fn run(&self, path: &Path, words: &[&str]) -> Result<String, repo::RepoError> {
-        let (verb, rest) = words.split_first().unwrap();
+        let (verb, rest) = words.split_at(if words[0] == "key" { 2 } else { 1 });
         let file = self.path("passphrase");
         let path = path.display().to_string();
-        let line = ["repo", verb, "--path", &path, "--passphrase-file", &file];
-        let cli = Cli::try_parse_from(line.iter().chain(rest)).unwrap();
+        let place = ["--path", &path, "--passphrase-file", &file];
+        let cli = Cli::try_parse_from(["repo"].iter().chain(verb).chain(&place).chain(rest)).unwrap();
         let mut out = Vec::new();
         repo::execute(cli.command, &mut out).await?;
         Ok(String::from_utf8(out).unwrap())
@@ -78,7 +78,7 @@ async fn a_new_repository_opens_by_the_key_it_printed() {
     let scratch = Scratch::new("at least eight");
     let path = PathBuf::from(scratch.path("new"));
     let printed = scratch.run(&path, &["init"]).await.unwrap();
-    let key = printed.lines().find(|line| line.starts_with("    ")).unwrap().trim().to_owned();
+    let key = printed_key(&printed);
     assert_eq!(scratch.run(&path, &["list"]).await.unwrap(), "No restore points.\n");
     let by_key = Scratch::new(&key);
     assert_eq!(by_key.run(&path, &["list"]).await.unwrap(), "No restore points.\n");
@@ -86,6 +86,60 @@ async fn a_new_repository_opens_by_the_key_it_printed() {
     assert!(wrong.to_string().contains("passphrase does not open"), "{wrong}");
     let again = scratch.run(&path, &["init"]).await.unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
+}
+
+/// The recovery key in what a command printed.
+fn printed_key(output: &str) -> String {
+    output.lines().find(|line| line.starts_with("    ")).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn keys_are_listed_changed_rotated_and_removed() {
+    let scratch = Scratch::new("the first one");
+    let path = PathBuf::from(scratch.path("new"));
+    let first = Scratch::new(&printed_key(&scratch.run(&path, &["init"]).await.unwrap()));
+    let second = Scratch::new("the second one");
+    let new = ["--new-passphrase-file", &second.path("passphrase")];
+    scratch.run(&path, &[&["key", "change-passphrase"][..], &new].concat()).await.unwrap();
+    scratch.run(&path, &["list"]).await.unwrap_err();
+    let added =
+        Scratch::new(&printed_key(&second.run(&path, &["key", "new-recovery-key", "--keep-old"]).await.unwrap()));
+    let list = first.run(&path, &["key", "list"]).await.unwrap();
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert_eq!(list.matches("recovery key").count(), 2, "{list}");
+    let slots: serde_json::Value =
+        serde_json::from_str(&second.run(&path, &["key", "list", "--json"]).await.unwrap()).unwrap();
+    let by_passphrase = slots.as_array().unwrap().iter().find(|slot| slot["kind"] == "passphrase").unwrap();
+    let slot = ["--slot", by_passphrase["id"].as_str().unwrap()];
+    let remove = [&["key", "remove"][..], &slot].concat();
+    let refused = second.run(&path, &remove).await.unwrap_err();
+    assert!(refused.to_string().contains("the one that opened"), "{refused}");
+    added.run(&path, &remove).await.unwrap();
+    let gone = second.run(&path, &["list"]).await.unwrap_err();
+    assert!(gone.to_string().contains("no key slot for a passphrase"), "{gone}");
+    // By a recovery key, so a new passphrase is needed.
+    let third = Scratch::new("the third one");
+    let new = ["--new-passphrase-file", &third.path("passphrase")];
+    let rotated = first.run(&path, &[&["key", "rotate"][..], &new].concat()).await.unwrap();
+    let newest = Scratch::new(&printed_key(&rotated));
+    added.run(&path, &["list"]).await.unwrap_err();
+    for opens in [&third, &newest] {
+        let list = opens.run(&path, &["key", "list"]).await.unwrap();
+        assert_eq!(list.matches("generation 1").count(), 2, "{list}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_server_sees_what_it_would_take_over() {
+    let scratch = Scratch::new("correct horse battery staple");
+    let shown = scratch.run(&fixture(), &["adopt"]).await.unwrap();
+    assert!(shown.contains("web-01 on esxi-a (device-1/vm-1)"), "{shown}");
+    assert!(shown.contains(POINT) && shown.contains("disk 2000: Hard disk 1, 64.0 MiB"), "{shown}");
+    assert!(shown.contains("Machines: 1. Restore points: 2. Unreadable: 0."), "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_str(&scratch.run(&fixture(), &["adopt", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["machines"][0]["points"][1]["id"], POINT);
+    assert_eq!(json["machines"][0]["points"][1]["disks"][1]["key"], 2001);
 }
 
 #[tokio::test]

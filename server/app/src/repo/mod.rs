@@ -1,6 +1,7 @@
 //! `stillframe repo`: work on a repository with nothing but its folder and its passphrase. No server, no database.
 //! Owns: the subcommands' arguments and output. Must never: print a passphrase, or leave half an image behind.
 
+mod key;
 mod passphrase;
 mod report;
 mod restore;
@@ -8,7 +9,7 @@ mod restore;
 use clap::{Args, Subcommand};
 use domain::{Clock, SystemClock};
 use repository::{FolderBackend, InitOptions, PointId, Repository, VerifyOptions};
-use secrecy::ExposeSecret;
+use secrecy::SecretString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -91,6 +92,15 @@ enum Action {
         #[arg(long)]
         output: PathBuf,
     },
+    /// Show what an empty server that takes the repository over would find: machines, restore points, disks
+    Adopt {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    Key(key::KeyCommand),
 }
 
 /// What a subcommand fails with: already in words.
@@ -167,6 +177,11 @@ pub async fn execute(command: RepoCommand, out: &mut (dyn Write + Send)) -> Resu
             }
             if found.damage.is_empty() { Ok(()) } else { Err(RepoError::Damaged(found.damage.len())) }
         }
+        Action::Adopt { place, json } => {
+            let catalogue = open(&place).await?.catalogue().await?;
+            if json { report::json(&catalogue, out) } else { report::catalogue(&catalogue, out) }
+        }
+        Action::Key(command) => key::execute(command, out).await,
         Action::Restore { place, point, disk, output } => {
             let image = open(&place).await?.open_disk(point, disk).await?;
             let bytes = restore::to_file(&image, &output).await?;
@@ -183,10 +198,15 @@ pub async fn execute(command: RepoCommand, out: &mut (dyn Write + Send)) -> Resu
 }
 
 async fn open(place: &Place) -> Result<Repository, RepoError> {
+    Ok(open_with_secret(place).await?.0)
+}
+
+/// Also what opened it: changing keys needs it again.
+async fn open_with_secret(place: &Place) -> Result<(Repository, SecretString), RepoError> {
     // The folder first: nobody should type a passphrase for a folder that is not there.
     let backend = Arc::new(FolderBackend::open(&place.path)?);
     let passphrase = place.passphrase.read()?;
-    Ok(Repository::open(backend, &passphrase).await?)
+    Ok((Repository::open(backend, &passphrase).await?, passphrase))
 }
 
 async fn init(place: Place, chunk_kib: u32, out: &mut (dyn Write + Send)) -> Result<(), RepoError> {
@@ -196,11 +216,5 @@ async fn init(place: Place, chunk_kib: u32, out: &mut (dyn Write + Send)) -> Res
     let options = InitOptions { chunk_average_bytes, ..InitOptions::new(SystemClock.now()) };
     let (repository, key) = Repository::init(backend, &passphrase, options).await?;
     writeln!(out, "Repository {} is ready in {}.", repository.id(), place.path.display())?;
-    writeln!(out, "\nRecovery key, shown only now. It opens the repository when the passphrase is lost:\n")?;
-    writeln!(out, "    {}\n", key.text().expose_secret())?;
-    writeln!(
-        out,
-        "Keep it on paper, away from the repository. Without passphrase and key nobody can read the backups."
-    )?;
-    Ok(())
+    key::recovery_key(&key, out)
 }

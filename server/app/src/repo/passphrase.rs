@@ -6,7 +6,7 @@ use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr}
 use secrecy::{ExposeSecret, SecretString};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::RepoError;
 
@@ -15,6 +15,7 @@ const PASSPHRASE_BYTES_MAX: u64 = 4096;
 /// Shortest that is accepted for a new repository.
 const PASSPHRASE_CHARACTERS_MIN: usize = 8;
 const VARIABLE: &str = "STILLFRAME_PASSPHRASE";
+const NEW_VARIABLE: &str = "STILLFRAME_NEW_PASSPHRASE";
 
 /// Without the option: the variable `STILLFRAME_PASSPHRASE`, else a prompt, else standard input.
 #[derive(Debug, Args)]
@@ -38,26 +39,15 @@ impl PassphraseSource {
 
     /// A passphrase for a new repository; typed twice on a terminal.
     pub fn read_new(&self) -> Result<SecretString, RepoError> {
-        let passphrase = if let Some(passphrase) = self.without_terminal()? {
-            passphrase
-        } else {
-            let first = prompt("New passphrase: ")?;
-            if first.expose_secret() != prompt("Once more: ")?.expose_secret() {
-                return Err(RepoError::Passphrase("the two passphrases differ".to_owned()));
-            }
-            first
-        };
-        if passphrase.expose_secret().chars().count() < PASSPHRASE_CHARACTERS_MIN {
-            let text = format!("a passphrase needs at least {PASSPHRASE_CHARACTERS_MIN} characters");
-            return Err(RepoError::Passphrase(text));
+        match self.without_terminal()? {
+            Some(passphrase) => long_enough(passphrase),
+            None => prompt_twice(),
         }
-        Ok(passphrase)
     }
 
     fn without_terminal(&self) -> Result<Option<SecretString>, RepoError> {
         if let Some(path) = &self.passphrase_file {
-            let failed = |source| RepoError::File { doing: "read", path: path.display().to_string(), source };
-            return first_line(File::open(path).map_err(failed)?).map(Some).map_err(failed);
+            return from_file(path).map(Some);
         }
         #[allow(clippy::disallowed_methods)] // the app crate reads the environment
         if let Ok(passphrase) = std::env::var(VARIABLE) {
@@ -70,6 +60,58 @@ impl PassphraseSource {
             |source| RepoError::File { doing: "read the passphrase from", path: "standard input".into(), source };
         first_line(io::stdin().lock()).map(Some).map_err(failed)
     }
+}
+
+/// Without the option: the variable `STILLFRAME_NEW_PASSPHRASE`, else a prompt.
+#[derive(Debug, Args)]
+pub struct NewPassphraseSource {
+    /// Without it, the variable or a question.
+    #[arg(long, help = "File whose first line is the new passphrase (default: STILLFRAME_NEW_PASSPHRASE, or ask)")]
+    new_passphrase_file: Option<PathBuf>,
+}
+
+impl NewPassphraseSource {
+    /// Was a file named?
+    pub fn is_given(&self) -> bool {
+        self.new_passphrase_file.is_some()
+    }
+
+    /// The new passphrase; typed twice on a terminal.
+    pub fn read(&self) -> Result<SecretString, RepoError> {
+        if let Some(path) = &self.new_passphrase_file {
+            return long_enough(from_file(path)?);
+        }
+        #[allow(clippy::disallowed_methods)] // the app crate reads the environment
+        if let Ok(passphrase) = std::env::var(NEW_VARIABLE) {
+            return long_enough(passphrase.into());
+        }
+        if isatty(io::stdin()) {
+            return prompt_twice();
+        }
+        let text = format!("no new passphrase: give --new-passphrase-file or {NEW_VARIABLE}");
+        Err(RepoError::Passphrase(text))
+    }
+}
+
+fn from_file(path: &Path) -> Result<SecretString, RepoError> {
+    let failed = |source| RepoError::File { doing: "read", path: path.display().to_string(), source };
+    first_line(File::open(path).map_err(failed)?).map_err(failed)
+}
+
+fn prompt_twice() -> Result<SecretString, RepoError> {
+    let first = prompt("New passphrase: ")?;
+    if first.expose_secret() != prompt("Once more: ")?.expose_secret() {
+        return Err(RepoError::Passphrase("the two passphrases differ".to_owned()));
+    }
+    long_enough(first)
+}
+
+fn long_enough(passphrase: SecretString) -> Result<SecretString, RepoError> {
+    if passphrase.expose_secret().chars().count() < PASSPHRASE_CHARACTERS_MIN {
+        let text = format!("a passphrase needs at least {PASSPHRASE_CHARACTERS_MIN} characters");
+        return Err(RepoError::Passphrase(text));
+    }
+    Ok(passphrase)
 }
 
 fn first_line(input: impl Read) -> io::Result<SecretString> {

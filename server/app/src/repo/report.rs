@@ -1,7 +1,7 @@
 //! What the subcommands print.
 
 use domain::machine::Firmware;
-use repository::{Damage, Point, PointList, VerifyProgress, VerifyReport};
+use repository::{Catalogue, Damage, Point, PointList, VerifyProgress, VerifyReport};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +53,30 @@ pub fn list(list: &PointList, out: Out<'_>) -> Result<(), RepoError> {
     for damaged in &list.damaged {
         writeln!(out, "UNREADABLE {}: {}", damaged.object, damaged.reason)?;
     }
+    Ok(())
+}
+
+/// All machines with their points and disks.
+pub fn catalogue(catalogue: &Catalogue, out: Out<'_>) -> Result<(), RepoError> {
+    writeln!(out, "Repository {}, made {}", catalogue.repository, catalogue.created_at)?;
+    for machine in &catalogue.machines {
+        writeln!(out, "\n{} on {} ({})", machine.name, machine.device, machine.machine_id)?;
+        for point in &machine.points {
+            let (kind, consistency) = (point.kind.as_str(), point.consistency.as_str());
+            let (bytes, stored) = (size(point.size_bytes), size(point.bytes_stored));
+            writeln!(out, "  {}  {}  {kind:<11}  {consistency}  {bytes}, {stored} stored", point.id, point.taken_at)?;
+            for disk in &point.disks {
+                writeln!(out, "    disk {}: {}, {}", disk.key, disk.label, size(disk.size_bytes))?;
+            }
+        }
+    }
+    for damaged in &catalogue.damaged {
+        writeln!(out, "UNREADABLE {}: {}", damaged.object, damaged.reason)?;
+    }
+    let points: usize = catalogue.machines.iter().map(|machine| machine.points.len()).sum();
+    let (machines, unreadable) = (catalogue.machines.len(), catalogue.damaged.len());
+    writeln!(out, "\nMachines: {machines}. Restore points: {points}. Unreadable: {unreadable}.")?;
+    writeln!(out, "A new server takes them over when this repository is added to it with its passphrase.")?;
     Ok(())
 }
 
