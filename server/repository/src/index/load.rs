@@ -121,13 +121,13 @@ impl Index {
                 break;
             }
         }
-        let before = {
+        let vanished = {
             let mut segments = self.tiers.segments.lock();
             let before = segments.len();
             segments.retain(|id, _| listed.contains(id));
             before - segments.len()
         };
-        if before > 0 {
+        if vanished > 0 {
             progress.missing.clear();
         }
         self.look_up_doubtful(core, progress).await?;

@@ -189,11 +189,15 @@ impl Run {
         }
         for block in self.blocks_of(first_bits) {
             if let Err(error) = self.find_in(block as u64, key, found) {
-                if !self.broken.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "the index cache is damaged and will be made again");
-                }
+                self.note_broken(&error);
                 return;
             }
+        }
+    }
+
+    fn note_broken(&self, error: &io::Error) {
+        if !self.broken.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the index cache is damaged and will be made again");
         }
     }
 
@@ -255,7 +259,7 @@ impl<'a> Cursor<'a> {
                 if self.next_block >= self.run.blocks {
                     return Ok(None);
                 }
-                self.fill()?;
+                self.fill().inspect_err(|error| self.run.note_broken(error))?;
                 continue;
             };
             if record >= count(bytes) {

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::build::{Covered, RunWriter};
 use super::layout::{Sums, damaged};
@@ -110,6 +110,8 @@ pub struct Tiers {
     spilling: Mutex<()>,
     merging: Mutex<()>,
     tending: AtomicBool,
+    /// Number of runs when a merge failed: not tried again before there is another.
+    merge_failed_at: AtomicUsize,
     /// A merge gives up at the next look.
     stop: AtomicBool,
 }
@@ -129,6 +131,7 @@ impl Tiers {
             spilling: Mutex::default(),
             merging: Mutex::default(),
             tending: AtomicBool::new(false),
+            merge_failed_at: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         }
     }
@@ -334,14 +337,14 @@ impl Tiers {
         Ok(run)
     }
 
-    /// Merges the newest runs that have become too alike. False when there were none.
-    pub fn merge(&self) -> io::Result<bool> {
+    /// Merges the newest runs that have become too alike, if there are any.
+    pub fn merge(&self) -> io::Result<()> {
         let _one = self.merging.lock();
         let view = self.view();
         let inputs = view.runs.get(merge_from(&view.runs)..).unwrap_or_default().to_vec();
         drop(view);
         if inputs.len() < 2 {
-            return Ok(false);
+            return Ok(());
         }
         let numbers = self.live_numbers(&inputs);
         let segments = self.segments_of(&inputs, &numbers);
@@ -354,8 +357,7 @@ impl Tiers {
         let run = self.install(&store, run, &inputs, &[])?;
         // The old filters go before the new ones come: they are most of the memory.
         drop(inputs);
-        run.load_filters()?;
-        Ok(true)
+        run.load_filters()
     }
 
     /// Numbers of the packs of these runs that are not gone, ascending.
@@ -423,7 +425,7 @@ impl Tiers {
 
     /// Does what is due on a thread of its own, unless one is at it already.
     pub fn tend(self: &Arc<Self>) {
-        if !self.is_full() && merge_is_idle(&self.view().runs) || self.tending.swap(true, Ordering::AcqRel) {
+        if !self.is_full() && !self.is_merge_due() || self.tending.swap(true, Ordering::AcqRel) {
             return;
         }
         let tiers = Arc::clone(self);
@@ -455,10 +457,17 @@ impl Tiers {
             if self.is_full() {
                 self.spill()?;
             }
-            if self.stop.load(Ordering::Relaxed) || !self.merge()? {
+            if self.stop.load(Ordering::Relaxed) || !self.is_merge_due() {
                 return Ok(());
             }
+            let runs = self.view().runs.len();
+            self.merge().inspect_err(|_| self.merge_failed_at.store(runs, Ordering::Relaxed))?;
         }
+    }
+
+    fn is_merge_due(&self) -> bool {
+        let runs = &self.view().runs;
+        runs.len() - merge_from(runs) >= 2 && runs.len() != self.merge_failed_at.load(Ordering::Relaxed)
     }
 
     /// The index is being dropped: nothing long is begun or finished.
@@ -507,10 +516,6 @@ fn merge_from(runs: &[Arc<Run>]) -> usize {
         (from, newer) = (at, newer + run.records);
     }
     from
-}
-
-fn merge_is_idle(runs: &[Arc<Run>]) -> bool {
-    runs.len() - merge_from(runs) < 2
 }
 
 /// A segment with its packs by their place in `numbers`; `None` when one is not there.
