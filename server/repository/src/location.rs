@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::{
-    BackendError, BackendErrorKind, FolderBackend, NfsBackend, NfsOptions, ObjectBackend, SmbBackend, SmbOptions,
+    BackendError, BackendErrorKind, FolderBackend, NfsBackend, NfsOptions, ObjectBackend, S3Backend, S3Options, SmbBackend,
+    SmbOptions,
 };
 
 /// A storage location, as it is stored in a database or configuration.
@@ -198,7 +199,15 @@ impl Location {
                     NfsBackend::open(options).await?
                 }))
             }
-            Self::S3(_) => Err(self.unfit("this program has no such locations yet")),
+            Self::S3(s3) => {
+                let LocationSecret(key) = secret.ok_or_else(|| self.unfit("a bucket needs a secret key"))?;
+                let options = S3Options::new(s3.clone(), key.clone());
+                Ok(Arc::new(if create {
+                    S3Backend::create(options).await?
+                } else {
+                    S3Backend::open(options).await?
+                }))
+            }
         }
     }
 

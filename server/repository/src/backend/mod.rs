@@ -1,10 +1,11 @@
 //! Where a repository's objects live, behind a few verbs. Owns naming rules for objects and the errors of storage.
-//! Must never look inside an object. Next: `folder` (the real one), `memory` and `faulty` (tests).
+//! Must never look inside an object. Next: `folder`, `s3`, `memory` and `faulty` (tests).
 
 pub mod faulty;
 pub mod folder;
 pub mod memory;
 pub mod nfs;
+pub mod s3;
 mod share;
 pub mod smb;
 
@@ -19,6 +20,7 @@ pub use faulty::{Fault, FaultyBackend};
 pub use folder::FolderBackend;
 pub use memory::MemoryBackend;
 pub use nfs::{NfsBackend, NfsOptions};
+pub use s3::{S3Backend, S3Capabilities, S3Options};
 pub use smb::{SmbBackend, SmbOptions};
 
 /// Longest object name, in bytes.

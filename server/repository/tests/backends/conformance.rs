@@ -242,11 +242,11 @@ pub async fn lists_by_prefix_and_in_order(place: Place) {
 pub async fn lists_what_was_just_changed(place: Place) {
     let backend = &place.backend;
     for round in 0..20 {
-        let name = format!("points/{round}");
+        let name = format!("leases/{round}");
         put(&**backend, &name, "x").await;
-        assert_eq!(names(backend.list("points/").await.unwrap()), [name.as_str()]);
+        assert_eq!(names(backend.list("leases/").await.unwrap()), [name.as_str()]);
         backend.delete(&name).await.unwrap();
-        assert_eq!(names(backend.list("points/").await.unwrap()), [] as [&str; 0]);
+        assert_eq!(names(backend.list("leases/").await.unwrap()), [] as [&str; 0]);
         assert_eq!(kind(backend.stat(&name).await), BackendErrorKind::NotFound);
     }
 }
@@ -290,7 +290,7 @@ pub async fn holds_a_whole_repository(place: Place) {
     use crate::support::*;
     use domain::Extent;
     use domain::point::PointKind;
-    use repository::{NoProgress, ReadPlan, VerifyOptions};
+    use repository::{Error, NoProgress, ReadPlan, VerifyOptions};
 
     let repository = new_repository(Arc::clone(&place.backend)).await;
     let first = Bytes::from([noise(1, 3 << 20), vec![0; 1 << 20], text(2, 1 << 20)].concat());
@@ -308,8 +308,14 @@ pub async fn holds_a_whole_repository(place: Place) {
     assert_eq!(report.damage, []);
     assert_reads(&repository, point_id(1), std::slice::from_ref(&first)).await;
     assert_reads(&repository, point_id(2), std::slice::from_ref(&second)).await;
-    repository.delete_point(point_id(1)).await.unwrap();
+    let deleted = repository.delete_point(point_id(1)).await;
     let repository = reopen(Arc::clone(&place.backend)).await;
-    assert_eq!(repository.points().await.unwrap().points.len(), 1);
+    let left = repository.points().await.unwrap().points.len();
+    match deleted {
+        Err(Error::Backend(error)) if place.backend.lock_needed_until().is_some() => {
+            assert_eq!((error.kind, left), (BackendErrorKind::Locked, 2));
+        }
+        other => assert_eq!((other.unwrap(), left), ((), 1)),
+    }
     assert_reads(&repository, point_id(2), &[second]).await;
 }

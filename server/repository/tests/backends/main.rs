@@ -6,6 +6,7 @@ mod daemon;
 mod ganesha;
 mod local;
 mod nfs;
+mod s3;
 mod samba;
 mod smb;
 #[path = "../engine/support.rs"]
