@@ -27,6 +27,7 @@ test_packages=(
     python3-venv                                                       # pyvmomi and the peers of the repository format
     samba smbclient nfs-ganesha nfs-ganesha-vfs rpcbind util-linux     # servers of SMB and NFS locations
     chromium fonts-dejavu-core                                         # the browser journey
+    curl                                                               # makes buckets for the tests of S3 storage
 )
 python_packages=(
     pyvmomi==9.1.1.0 blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2 argon2-cffi==25.1.0
@@ -177,6 +178,7 @@ test)
     install_node
     install_node_modules
     install_venv
+    scripts/fetch-radosgw.sh
     install_cargo_tool cargo-nextest "$cargo_nextest" default-no-update
     install_cargo_tool cargo-deny "$cargo_deny" ''
     ;;
