@@ -17,6 +17,7 @@ use crate::format::names::{self, ObjectId};
 use crate::format::pack::PackSeal;
 use crate::format::{ChunkId, ChunkKind, Codec};
 use crate::index::{Index, Location};
+use crate::locks::LockedSubtrees;
 use crate::point::{Point, PointId, PointSummary};
 use crate::pool::Pool;
 
@@ -33,6 +34,7 @@ pub struct Core {
     pub index: Index,
     pub nodes: Mutex<Cache<ChunkId>>,
     pub summaries: Mutex<HashMap<PointId, PointSummary>>,
+    pub locked: LockedSubtrees,
 }
 
 impl Core {
@@ -51,6 +53,7 @@ impl Core {
             environment,
             nodes: Mutex::new(Cache::new(NODE_CACHE_BYTES)),
             summaries: Mutex::default(),
+            locked: LockedSubtrees::default(),
         }))
     }
 

@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod index;
 mod keys;
 mod location;
+mod locks;
 mod point;
 mod pool;
 mod reader;

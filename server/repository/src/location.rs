@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::{
-    BackendError, BackendErrorKind, FolderBackend, NfsBackend, NfsOptions, ObjectBackend, S3Backend, S3Options, SmbBackend,
-    SmbOptions,
+    BackendError, BackendErrorKind, FolderBackend, NfsBackend, NfsOptions, ObjectBackend, S3Backend, S3Options,
+    SmbBackend, SmbOptions,
 };
 
 /// A storage location, as it is stored in a database or configuration.
@@ -202,11 +202,7 @@ impl Location {
             Self::S3(s3) => {
                 let LocationSecret(key) = secret.ok_or_else(|| self.unfit("a bucket needs a secret key"))?;
                 let options = S3Options::new(s3.clone(), key.clone());
-                Ok(Arc::new(if create {
-                    S3Backend::create(options).await?
-                } else {
-                    S3Backend::open(options).await?
-                }))
+                Ok(Arc::new(if create { S3Backend::create(options).await? } else { S3Backend::open(options).await? }))
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::manifest::POINT_DISKS_MAX;
 use crate::format::{manifest, map, names};
+use crate::locks;
 use crate::point::{CommittedPoint, DiskSummary, Point, PointDisk, PointId, PointMetadata, Predecessor};
 use crate::repository::Repository;
 use crate::source::{DiskInput, Progress, ReadPlan};
@@ -131,6 +132,7 @@ impl PointWriter {
         let disks: Option<Vec<PointDisk>> = disks.into_values().collect();
         let disks = disks.ok_or(Error::Internal("commit while a disk was being read"))?;
         self.stage.flush().await?;
+        locks::extend(core, &disks).await?;
         let point = Point {
             id: self.id,
             machine_id: metadata.machine_id,

@@ -5,6 +5,7 @@ mod conformance;
 mod daemon;
 mod ganesha;
 mod local;
+mod locks;
 mod nfs;
 mod s3;
 mod samba;
