@@ -49,7 +49,8 @@ impl Scratch {
 async fn the_fixture_is_listed_shown_verified_and_restored() {
     let scratch = Scratch::new("correct horse battery staple");
     let list = scratch.run(&fixture(), &["list"]).await.unwrap();
-    assert_eq!(list.lines().count(), 2, "{list}");
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert!(list.contains("Never verified."), "{list}");
     assert!(list.contains(POINT) && list.contains("web-01") && list.contains("incremental"), "{list}");
     let json: serde_json::Value =
         serde_json::from_str(&scratch.run(&fixture(), &["list", "--json"]).await.unwrap()).unwrap();
@@ -59,7 +60,7 @@ async fn the_fixture_is_listed_shown_verified_and_restored() {
     let json: serde_json::Value =
         serde_json::from_str(&scratch.run(&fixture(), &["show", "--point", POINT, "--json"]).await.unwrap()).unwrap();
     let size = json["disks"][0]["size_bytes"].as_u64().unwrap();
-    let verify = scratch.run(&fixture(), &["verify"]).await.unwrap();
+    let verify = scratch.run(&fixture(), &["verify", "--read-only"]).await.unwrap();
     assert!(verify.contains("All is well."), "{verify}");
     let output = scratch.path("disk.raw");
     let words = ["restore", "--point", POINT, "--disk", "2000", "--output", &output];
@@ -156,4 +157,37 @@ async fn refusals_say_why() {
     let refused = scratch.run(&fixture(), &words).await.unwrap_err();
     assert!(refused.to_string().contains("has no disk 7"), "{refused}");
     assert!(!Path::new(&output).exists());
+}
+
+#[tokio::test]
+async fn an_image_is_backed_up_and_what_changed_in_it() {
+    let scratch = Scratch::new("at least eight");
+    let path = PathBuf::from(scratch.path("new"));
+    scratch.run(&path, &["init"]).await.unwrap();
+    let (image, areas) = (scratch.path("vm.raw"), scratch.path("areas"));
+    let mut content: Vec<u8> =
+        (0..3_000_000_u32).flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    content[4 << 20..8 << 20].fill(0);
+    std::fs::write(&image, &content).unwrap();
+    std::fs::write(&areas, "1000000 5000\n").unwrap();
+    let changed = ["backup", "--disk", &image, "--changed-areas", &areas];
+    let refused = scratch.run(&path, &changed).await.unwrap_err();
+    assert!(refused.to_string().contains("no restore point here"), "{refused}");
+    let first = scratch.run(&path, &["backup", "--disk", &image]).await.unwrap();
+    assert!(first.contains("of vm: full"), "{first}");
+    content[1_000_000..1_005_000].fill(7);
+    std::fs::write(&image, &content).unwrap();
+    let second = scratch.run(&path, &changed).await.unwrap();
+    assert!(second.contains("of vm: incremental"), "{second}");
+    let id = second.split_whitespace().nth(2).unwrap();
+    let output = scratch.path("out.raw");
+    scratch.run(&path, &["restore", "--point", id, "--disk", "2000", "--output", &output]).await.unwrap();
+    assert!(std::fs::read(&output).unwrap() == content);
+    std::fs::write(&areas, "one two").unwrap();
+    let refused = scratch.run(&path, &changed).await.unwrap_err();
+    assert!(refused.to_string().contains("line 1"), "{refused}");
+    let verified = scratch.run(&path, &["verify"]).await.unwrap();
+    assert!(verified.contains("All is well."), "{verified}");
+    let list = scratch.run(&path, &["list"]).await.unwrap();
+    assert!(list.contains("Verified: all packs"), "{list}");
 }

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backend::ObjectBackend;
+use crate::backend::{BackendErrorKind, ObjectBackend};
 use crate::cache::Cache;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -20,6 +20,7 @@ use crate::index::{Index, Location};
 use crate::locks::LockedSubtrees;
 use crate::point::{Point, PointId, PointSummary};
 use crate::pool::Pool;
+use crate::verify::stamps::Seen;
 
 /// Map nodes kept decoded.
 const NODE_CACHE_BYTES: usize = 8 << 20;
@@ -32,6 +33,8 @@ pub struct Core {
     pub environment: Environment,
     pub pool: Pool,
     pub index: Index,
+    /// What stamps said so far.
+    pub stamps: Mutex<Seen>,
     pub nodes: Mutex<Cache<ChunkId>>,
     pub summaries: Mutex<HashMap<PointId, PointSummary>>,
     pub locked: LockedSubtrees,
@@ -51,6 +54,7 @@ impl Core {
             config,
             pool: Pool::new(environment.threads)?,
             environment,
+            stamps: Mutex::default(),
             nodes: Mutex::new(Cache::new(NODE_CACHE_BYTES)),
             summaries: Mutex::default(),
             locked: LockedSubtrees::default(),
@@ -66,7 +70,7 @@ impl Core {
     pub async fn manifest(&self, id: PointId) -> Result<(Point, String)> {
         let name = names::point(id);
         let object = match self.backend.stat(&name).await {
-            Err(error) if error.kind == crate::backend::BackendErrorKind::NotFound => {
+            Err(error) if error.kind == BackendErrorKind::NotFound => {
                 return Err(Error::NoSuchPoint(id));
             }
             other => other?,
@@ -82,12 +86,49 @@ impl Core {
         Ok((point, blake3::hash(&bytes).to_hex().to_string()))
     }
 
-    /// Reads and checks one chunk.
+    /// Reads and checks one chunk, from whichever of its places is readable. A place that is not is remembered, so that
+    /// nothing new refers to it.
     pub async fn chunk(&self, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
-        let location = self.index.locate(self, &id).await?;
+        self.index.locate(self, &id).await?;
+        match self.chunk_as_known(id, kind).await {
+            Err(error) if error.is_damage() => {
+                // Another may have stored it anew, or moved it, since the index was loaded.
+                let tried = self.index.places(&id);
+                self.index.refresh(self).await?;
+                if self.index.places(&id).iter().all(|place| tried.contains(place)) {
+                    return Err(error);
+                }
+                self.chunk_as_known(id, kind).await
+            }
+            other => other,
+        }
+    }
+
+    /// The same, with the index as it is.
+    pub async fn chunk_as_known(&self, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
+        let mut first_error = None;
+        for place in self.index.places(&id) {
+            match self.chunk_at(&place, id, kind).await {
+                Err(error) if error.is_damage() => {
+                    self.index.add_bad(&place);
+                    first_error.get_or_insert(error);
+                }
+                other => return other,
+            }
+        }
+        Err(first_error.unwrap_or_else(|| Error::Missing { object: format!("chunk {id:?}") }))
+    }
+
+    async fn chunk_at(&self, place: &Location, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
+        let (location, name) = (*place, names::pack(&place.pack));
         let range = location.offset..location.offset + u64::from(location.sealed_bytes);
-        let read = self.backend.get(&names::pack(&location.pack), Some(range)).await;
-        let sealed = read.inspect_err(|error| self.index.note_failed_read(&location, error))?;
+        let sealed = self.backend.get(&name, Some(range)).await.map_err(|error| {
+            self.index.note_failed_read(place, &error);
+            match error.kind {
+                BackendErrorKind::TooShort => Error::damaged(&name, "it is cut short"),
+                _ => error.into(),
+            }
+        })?;
         let keys = Arc::clone(&self.keys);
         self.pool.run(move |workspace| decode_chunk(&keys, &location, kind, id, &sealed, workspace)).await
     }

@@ -51,5 +51,5 @@ pub use point::{
 pub use reader::DiskImage;
 pub use repository::{InitOptions, Repository, Usage};
 pub use source::{BlockSource, DiskInput, NoProgress, Progress, ReadPlan};
-pub use verify::{Affected, Damage, VerifyOptions, VerifyProgress, VerifyReport};
+pub use verify::{Affected, Damage, Verified, VerifyOptions, VerifyProgress, VerifyReport};
 pub use writer::PointWriter;

@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::backend::BackendErrorKind;
 use crate::cache::Cache;
 use crate::core::{Core, decode_chunk};
 use crate::error::{Error, Result};
@@ -176,28 +177,36 @@ impl DiskMap {
     async fn read_run(&self, run: Vec<(Location, Piece)>) -> Result<Vec<(ChunkId, Bytes)>> {
         let (Some((first, piece)), Some((last, _))) = (run.first(), run.last()) else { return Ok(Vec::new()) };
         let (start, end) = (first.offset, last.offset + u64::from(last.sealed_bytes));
-        let name = names::pack(&first.pack);
-        let read = self.core.backend.get(&name, Some(start..end)).await;
-        let sealed = read.map_err(|error| {
-            self.core.index.note_failed_read(first, &error);
-            let error = if error.kind == crate::backend::BackendErrorKind::TooShort {
-                Error::damaged(&name, "it is cut short")
-            } else {
-                error.into()
-            };
-            self.locate_piece(piece, error)
-        })?;
+        let sealed = match self.core.backend.get(&names::pack(&first.pack), Some(start..end)).await {
+            Ok(sealed) => Some(sealed),
+            // Each chunk by itself: what lies before the cut, or in another pack, is still there.
+            Err(error) if matches!(error.kind, BackendErrorKind::TooShort | BackendErrorKind::NotFound) => {
+                self.core.index.note_failed_read(first, &error);
+                None
+            }
+            Err(error) => return Err(self.locate_piece(piece, error.into())),
+        };
         let decode = |(location, piece): (Location, Piece)| {
-            let from = (location.offset - start) as usize;
-            let part = sealed.slice(from..from + location.sealed_bytes as usize);
-            let keys = Arc::clone(&self.core.keys);
-            let id = piece.id;
-            let outcome = self
-                .core
-                .pool
-                .submit(move |workspace| decode_chunk(&keys, &location, ChunkKind::Data, id, &part, workspace));
+            let outcome = sealed.as_ref().map(|sealed| {
+                let from = (location.offset - start) as usize;
+                let part = sealed.slice(from..from + location.sealed_bytes as usize);
+                let (keys, id) = (Arc::clone(&self.core.keys), piece.id);
+                self.core
+                    .pool
+                    .submit(move |workspace| decode_chunk(&keys, &location, ChunkKind::Data, id, &part, workspace))
+            });
             async move {
-                let content = settle(outcome).await.map_err(|error| self.locate_piece(&piece, error))?;
+                let decoded = match outcome {
+                    Some(outcome) => Some(settle(outcome).await),
+                    None => None,
+                };
+                let content = match decoded {
+                    Some(Ok(content)) => Ok(content),
+                    Some(Err(error)) if !error.is_damage() => Err(error),
+                    // Here or wherever else it is.
+                    _ => self.core.chunk(piece.id, ChunkKind::Data).await,
+                };
+                let content = content.map_err(|error| self.locate_piece(&piece, error))?;
                 if content.len() != piece.length as usize {
                     let error =
                         Error::damaged(names::pack(&location.pack), "a chunk has another length than the map says");

@@ -1,6 +1,7 @@
 //! `stillframe repo`: work on a repository with nothing but its folder and its passphrase. No server, no database.
 //! Owns: the subcommands' arguments and output. Must never: print a passphrase, or leave half an image behind.
 
+mod backup;
 mod key;
 mod passphrase;
 mod report;
@@ -12,7 +13,7 @@ use repository::{FolderBackend, InitOptions, PointId, Repository, VerifyOptions}
 use secrecy::SecretString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -74,9 +75,38 @@ enum Action {
         /// Leave out the disks' data: manifests, maps, index and lists of packs only
         #[arg(long)]
         structure_only: bool,
+        /// Go on with a verification that was cut short
+        #[arg(long)]
+        resume: bool,
+        /// Only packs that were not checked at or after this time, such as 2026-01-31T00:00:00Z
+        #[arg(long)]
+        since: Option<jiff::Timestamp>,
+        /// Only so many percent of the data, what was checked longest ago first: 5 a day is all of it in 20 days
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: Option<u8>,
+        /// Read at most so many MiB a second
+        #[arg(long)]
+        mib_per_second: Option<u64>,
+        /// Write nothing into the repository, not even what was checked
+        #[arg(long)]
+        read_only: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Back up a raw image file as the disk of a machine
+    Backup {
+        #[command(flatten)]
+        place: Place,
+        /// The image file (or block device)
+        #[arg(long)]
+        disk: PathBuf,
+        /// Read only what changed since the machine's last restore point: a file of lines “offset length”, in bytes
+        #[arg(long)]
+        changed_areas: Option<PathBuf>,
+        /// The machine's name; the image's when not given
+        #[arg(long)]
+        machine: Option<String>,
     },
     /// Write a disk of a restore point to a new raw image file, sparse
     Restore {
@@ -115,6 +145,9 @@ pub enum RepoError {
     /// The passphrase could not be read or is unfit.
     #[error("{0}")]
     Passphrase(String),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Refused(String),
     /// Output could not be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
@@ -157,25 +190,32 @@ pub async fn execute(command: RepoCommand, out: &mut (dyn Write + Send)) -> Resu
     match command.action {
         Action::Init { place, chunk_kib } => init(place, chunk_kib, out).await,
         Action::List { place, json } => {
-            let list = open(&place).await?.points().await?;
-            if json { report::json(&list, out) } else { report::list(&list, out) }
+            let repository = open(&place).await?;
+            let (list, verified) = (repository.points().await?, repository.verified().await?);
+            if json {
+                report::json(&report::Listing { list, verified }, out)
+            } else {
+                report::list(&list, &verified, out)
+            }
         }
         Action::Show { place, point, json } => {
             let point = open(&place).await?.point(point).await?;
             if json { report::json(&point, out) } else { report::point(&point, out) }
         }
-        Action::Verify { place, point, structure_only, json } => {
-            let repository = open(&place).await?;
-            let points = (!point.is_empty()).then_some(point);
-            let progress = Arc::new(report::Percent::new("checked"));
-            let options = VerifyOptions { points, structure_only };
-            let found = repository.verify(options, progress, &CancellationToken::new()).await?;
-            if json {
-                report::json(&found, out)?;
-            } else {
-                report::verification(&found, out)?;
-            }
-            if found.damage.is_empty() { Ok(()) } else { Err(RepoError::Damaged(found.damage.len())) }
+        Action::Verify { place, point, structure_only, resume, since, percent, mib_per_second, read_only, json } => {
+            let options = VerifyOptions {
+                points: (!point.is_empty()).then_some(point),
+                structure_only,
+                resume,
+                since,
+                percent,
+                bytes_per_second_max: mib_per_second.map(|mib| mib.saturating_mul(1 << 20)),
+                read_only,
+            };
+            verify(&place, options, json, out).await
+        }
+        Action::Backup { place, disk, changed_areas, machine } => {
+            back_up(&place, &disk, changed_areas.as_deref(), machine, out).await
         }
         Action::Adopt { place, json } => {
             let catalogue = open(&place).await?.catalogue().await?;
@@ -195,6 +235,39 @@ pub async fn execute(command: RepoCommand, out: &mut (dyn Write + Send)) -> Resu
             Ok(())
         }
     }
+}
+
+async fn back_up(
+    place: &Place,
+    image: &Path,
+    changed_areas: Option<&Path>,
+    machine: Option<String>,
+    out: &mut (dyn Write + Send),
+) -> Result<(), RepoError> {
+    let stem = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
+    let job = backup::Job { image, changed_areas, machine: machine.unwrap_or(stem) };
+    let progress = Arc::new(report::Percent::new("backed up"));
+    let made = backup::run(&open(place).await?, job, progress).await?;
+    let point = &made.point;
+    let (kind, read, stored) = (point.kind.as_str(), report::size(made.bytes_read), report::size(made.bytes_stored));
+    writeln!(out, "Restore point {} of {}: {kind}, {read} read, {stored} stored", point.id, point.machine.name)?;
+    Ok(())
+}
+
+async fn verify(
+    place: &Place,
+    options: VerifyOptions,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), RepoError> {
+    let progress = Arc::new(report::Percent::new("checked"));
+    let found = open(place).await?.verify(options, progress, &CancellationToken::new()).await?;
+    if json {
+        report::json(&found, out)?;
+    } else {
+        report::verification(&found, out)?;
+    }
+    if found.damage.is_empty() { Ok(()) } else { Err(RepoError::Damaged(found.damage.len())) }
 }
 
 async fn open(place: &Place) -> Result<Repository, RepoError> {

@@ -1,7 +1,7 @@
 //! What the subcommands print.
 
 use domain::machine::Firmware;
-use repository::{Catalogue, Damage, Point, PointList, VerifyProgress, VerifyReport};
+use repository::{Catalogue, Damage, Point, PointList, Progress, Verified, VerifyProgress, VerifyReport};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,8 +35,16 @@ pub fn json(value: &impl Serialize, out: Out<'_>) -> Result<(), RepoError> {
     Ok(writeln!(out, "{text}")?)
 }
 
-/// One line a point.
-pub fn list(list: &PointList, out: Out<'_>) -> Result<(), RepoError> {
+/// Points, and when they were verified.
+#[derive(Serialize)]
+pub struct Listing {
+    #[serde(flatten)]
+    pub list: PointList,
+    pub verified: Verified,
+}
+
+/// One line a point, and one on verification.
+pub fn list(list: &PointList, verified: &Verified, out: Out<'_>) -> Result<(), RepoError> {
     if list.points.is_empty() && list.damaged.is_empty() {
         writeln!(out, "No restore points.")?;
     }
@@ -52,6 +60,9 @@ pub fn list(list: &PointList, out: Out<'_>) -> Result<(), RepoError> {
     }
     for damaged in &list.damaged {
         writeln!(out, "UNREADABLE {}: {}", damaged.object, damaged.reason)?;
+    }
+    if verified.packs > 0 {
+        writeln!(out, "{}", last_verified(verified))?;
     }
     Ok(())
 }
@@ -78,6 +89,25 @@ pub fn catalogue(catalogue: &Catalogue, out: Out<'_>) -> Result<(), RepoError> {
     writeln!(out, "\nMachines: {machines}. Restore points: {points}. Unreadable: {unreadable}.")?;
     writeln!(out, "A new server takes them over when this repository is added to it with its passphrase.")?;
     Ok(())
+}
+
+fn last_verified(verified: &Verified) -> String {
+    let (Some(oldest), Some(newest)) = (verified.oldest, verified.newest) else {
+        return "Never verified.".to_owned();
+    };
+    let mut text = match verified.packs - verified.packs_checked {
+        0 => format!("Verified: all packs since {oldest}, the last at {newest}"),
+        left => {
+            format!("Verified: {} of {} packs since {oldest}, {left} never", verified.packs_checked, verified.packs)
+        }
+    };
+    if verified.packs_bad > 0 {
+        text += &format!("; bad chunks in {} packs", verified.packs_bad);
+    }
+    if let Some(since) = verified.unfinished_since {
+        text += &format!("; one begun at {since} was cut short (verify --resume)");
+    }
+    text + "."
 }
 
 /// A point, its machine and its disks.
@@ -123,6 +153,20 @@ pub fn point(point: &Point, out: Out<'_>) -> Result<(), RepoError> {
 pub fn verification(report: &VerifyReport, out: Out<'_>) -> Result<(), RepoError> {
     let (points, chunks, bytes) = (report.points, report.chunks, size(report.bytes_read));
     writeln!(out, "Checked {points} restore points: {chunks} chunks, {bytes} read.")?;
+    if let Some(began) = report.resumed_from {
+        writeln!(out, "Went on with the verification begun at {began}.")?;
+    }
+    if report.packs_skipped + report.packs_left > 0 {
+        let (now, skipped, left) = (report.packs_checked, report.packs_skipped, report.packs_left);
+        writeln!(out, "Packs: {now} read now, {skipped} checked lately, {left} left for another time.")?;
+    }
+    if report.bad_chunks_not_needed > 0 {
+        writeln!(
+            out,
+            "{} bad chunks take nothing along: stored elsewhere too, or not in use.",
+            report.bad_chunks_not_needed
+        )?;
+    }
     if report.damage.is_empty() {
         writeln!(out, "All is well.")?;
     }
@@ -168,17 +212,37 @@ impl Percent {
     }
 }
 
-impl VerifyProgress for Percent {
-    fn planned(&self, bytes: u64) {
+impl Percent {
+    fn plan(&self, bytes: u64) {
         self.planned.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn read(&self, bytes: u64) {
+    fn count(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let percent = done * 100 / self.planned.load(Ordering::Relaxed).max(1);
         if self.on && self.shown.fetch_max(percent, Ordering::Relaxed) < percent {
             eprint!("\r{percent} % {}{}", self.word, if percent >= 100 { "\n" } else { "" });
         }
+    }
+}
+
+impl VerifyProgress for Percent {
+    fn planned(&self, bytes: u64) {
+        self.plan(bytes);
+    }
+
+    fn read(&self, bytes: u64) {
+        self.count(bytes);
+    }
+}
+
+impl Progress for Percent {
+    fn planned(&self, _: i32, bytes: u64) {
+        self.plan(bytes);
+    }
+
+    fn read(&self, _: i32, bytes: u64) {
+        self.count(bytes);
     }
 }
 

@@ -16,6 +16,7 @@ pub enum Magic {
     Pack,
     Index,
     Point,
+    Stamp,
 }
 
 impl Magic {
@@ -26,6 +27,7 @@ impl Magic {
             Self::Pack => b"SFPACK\0\0",
             Self::Index => b"SFINDEX\0",
             Self::Point => b"SFPOINT\0",
+            Self::Stamp => b"SFSTAMP\0",
         }
     }
 
@@ -37,6 +39,7 @@ impl Magic {
             Self::Pack => "pack",
             Self::Index => "index",
             Self::Point => "point",
+            Self::Stamp => "stamp",
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod map;
 pub mod names;
 pub mod pack;
 pub mod segment;
+pub mod stamp;
 
 use std::fmt;
 

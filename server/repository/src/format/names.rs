@@ -16,6 +16,8 @@ pub const KEYS: &str = "keys/";
 pub const PACKS: &str = "packs/";
 /// Index segments.
 pub const INDEX: &str = "index/";
+/// Stamps.
+pub const STAMPS: &str = "stamps/";
 /// Manifests.
 pub const POINTS: &str = "points/";
 
@@ -33,6 +35,10 @@ pub fn pack(id: &ObjectId) -> String {
 
 pub fn segment(id: &ObjectId) -> String {
     format!("{INDEX}{}", hex::encode(id))
+}
+
+pub fn stamp(id: &ObjectId) -> String {
+    format!("{STAMPS}{}", hex::encode(id))
 }
 
 pub fn point(id: PointId) -> String {

@@ -16,6 +16,7 @@ use crate::format::names::{self, ObjectId};
 use crate::format::pack::{self, PACK_OBJECT_BYTES_MAX, PackSeal, TRAILER_BYTES};
 use crate::format::segment::{self, PackRecord, SEGMENT_BYTES_MAX};
 use crate::index::IdSet;
+use crate::verify::stamps;
 
 /// Segments up to this long are read several at a time.
 const SMALL_SEGMENT_BYTES: u64 = 1 << 20;
@@ -68,7 +69,8 @@ impl Index {
     /// Where the chunk is. Looks for what other writers added since, and in packs no segment covers, before giving up.
     pub async fn locate(&self, core: &Core, id: &ChunkId) -> Result<Location> {
         self.ensure_loaded(core).await?;
-        if let Some(location) = self.known(id) {
+        // One that is known to be bad may have been stored anew by another writer.
+        if let Some(location) = self.known(id).filter(|location| self.is_good(id, location)) {
             return Ok(location);
         }
         let mut progress = self.loading.lock().await;
@@ -103,6 +105,7 @@ impl Index {
     }
 
     async fn load(&self, core: &Core, progress: &mut Progress) -> Result<()> {
+        stamps::load_new(core).await?;
         if !progress.cache_opened && self.tiers.keeps_a_cache() {
             self.blocking(Tiers::open_cache).await;
         }

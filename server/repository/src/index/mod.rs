@@ -22,7 +22,6 @@ mod tiers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::backend::{BackendError, BackendErrorKind};
@@ -30,7 +29,9 @@ use crate::environment::Environment;
 use crate::format::crypto::Keys;
 use crate::format::envelope::HEADER_BYTES;
 use crate::format::names::ObjectId;
+use crate::format::pack::PackEntry;
 use crate::format::segment::PackRecord;
+use crate::format::stamp::Bad;
 use crate::format::{ChunkId, ChunkKind, Codec};
 use packs::{Packs, Trust};
 use record::{Place, key_of};
@@ -168,11 +169,21 @@ impl Index {
         self.tiers.packs.write().condemn(condemned);
     }
 
-    /// Replaces what is known to be bad in a pack, by ordinal. Such places are not deduplicated against, and read only when
-    /// there is no other.
-    #[allow(dead_code)] // for what verify finds
-    pub fn set_bad(&self, pack: ObjectId, ordinals: HashSet<u32>) {
-        self.tiers.packs.write().set_bad(pack, ordinals);
+    /// Replaces what is known to be bad in a pack. Such places are not deduplicated against, and read only when there is no
+    /// other.
+    pub fn set_bad(&self, pack: ObjectId, bad: Bad) {
+        self.tiers.packs.write().set_bad(pack, bad);
+    }
+
+    /// Adds one place to what is known to be bad.
+    pub fn add_bad(&self, place: &Location) {
+        self.tiers.packs.write().add_bad(place.pack, place.ordinal);
+    }
+
+    /// Is this place expected to be readable?
+    pub fn is_good(&self, id: &ChunkId, place: &Location) -> bool {
+        let readable = |trust| matches!(trust, Trust::Good | Trust::Condemned);
+        self.trusted(id).iter().any(|(trust, known)| readable(*trust) && known == place)
     }
 
     /// A read of this place failed: when its pack is gone, nothing new refers to it.
@@ -189,6 +200,27 @@ impl Index {
             packs.set_present(number, false, true);
         }
     }
+}
+
+/// Where a pack's chunks are.
+pub fn locations(record: &PackRecord) -> Vec<(Location, ChunkId)> {
+    let mut offset = HEADER_BYTES as u64;
+    let place = |(ordinal, entry): (u32, &PackEntry)| {
+        let sealed_bytes = entry.sealed_bytes();
+        let place = Location {
+            pack: record.id,
+            generation: record.generation,
+            ordinal,
+            offset,
+            sealed_bytes: sealed_bytes as u32,
+            length: entry.length,
+            kind: entry.kind,
+            codec: entry.codec,
+        };
+        offset += sealed_bytes;
+        (place, entry.id)
+    };
+    (0..).zip(&record.entries).map(place).collect()
 }
 
 fn located(packs: &Packs, place: Place) -> Option<(Trust, Location)> {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::record::Place;
 use crate::format::names::ObjectId;
+use crate::format::stamp::Bad;
 
 /// Packs in a page of the list, so that it grows without being copied.
 const PAGE_PACKS: usize = 1 << 16;
@@ -53,7 +54,7 @@ pub struct Packs {
     /// Numbers, by hash of the id, open addressing; a power of two of them.
     slots: Vec<u32>,
     condemned: HashSet<ObjectId>,
-    bad: HashMap<ObjectId, HashSet<u32>>,
+    bad: HashMap<ObjectId, Bad>,
 }
 
 impl Packs {
@@ -163,18 +164,25 @@ impl Packs {
     }
 
     /// Replaces what is known to be bad in a pack.
-    pub fn set_bad(&mut self, pack: ObjectId, ordinals: HashSet<u32>) {
-        if ordinals.is_empty() {
+    pub fn set_bad(&mut self, pack: ObjectId, bad: Bad) {
+        if bad.is_none() {
             self.bad.remove(&pack);
         } else {
-            self.bad.insert(pack, ordinals);
+            self.bad.insert(pack, bad);
+        }
+    }
+
+    /// Adds one chunk to what is known to be bad.
+    pub fn add_bad(&mut self, pack: ObjectId, ordinal: u32) {
+        if let Bad::Chunks(ordinals) = self.bad.entry(pack).or_insert_with(Bad::none) {
+            ordinals.insert(ordinal);
         }
     }
 
     /// How far a place is to be trusted.
     pub fn trust(&self, place: Place) -> Trust {
         let Some(pack) = self.get(place.pack()).filter(|pack| !pack.is_gone()) else { return Trust::None };
-        if pack.is_absent() || self.bad.get(&pack.id).is_some_and(|bad| bad.contains(&place.ordinal())) {
+        if pack.is_absent() || self.bad.get(&pack.id).is_some_and(|bad| bad.includes(place.ordinal())) {
             return Trust::Bad;
         }
         if self.condemned.contains(&pack.id) { Trust::Condemned } else { Trust::Good }

@@ -15,6 +15,7 @@ use crate::format::crypto::{GenerationSecrets, Keys, Secrets};
 use crate::format::names::ObjectId;
 use crate::format::pack::PackEntry;
 use crate::format::segment::PackRecord;
+use crate::format::stamp::Bad;
 use crate::format::{ChunkId, ChunkKind, Codec};
 use zeroize::Zeroizing;
 
@@ -172,7 +173,7 @@ fn condemned_bad_and_absent_places_are_for_reading_only() {
     let id = chunk_id(3);
     assert_eq!(index.places(&id).len(), 4);
     index.condemn([&pack_id(0), &pack_id(9)]);
-    index.set_bad(pack_id(1), [3].into());
+    index.set_bad(pack_id(1), Bad::Chunks([3].into()));
     index.forget(&pack_id(2));
     let order: Vec<ObjectId> = index.places(&id).iter().map(|place| place.pack).collect();
     assert_eq!(order, [3, 0, 1, 2].map(pack_id));

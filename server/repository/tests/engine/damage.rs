@@ -64,7 +64,7 @@ async fn a_flipped_byte_anywhere_is_found_by_verify() {
             assert!(named, "{} byte {at}: {:?}", object.name, report.damage);
         }
     }
-    assert_eq!(kinds.len(), 5, "{kinds:?}");
+    assert_eq!(kinds.len(), 6, "{kinds:?}");
 }
 
 #[tokio::test]

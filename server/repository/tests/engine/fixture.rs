@@ -82,7 +82,8 @@ async fn the_fixture_opens_and_reads() {
         let point = repository.point(point_id(2)).await.unwrap();
         assert_eq!(point.machine.notes, "näkymä");
         assert_eq!(point.predecessor.unwrap().point, point_id(1));
-        let report = repository.verify(VerifyOptions::default(), Arc::new(NoProgress), &CancellationToken::new()).await;
+        let options = VerifyOptions { read_only: true, ..VerifyOptions::default() };
+        let report = repository.verify(options, Arc::new(NoProgress), &CancellationToken::new()).await;
         assert_eq!(report.unwrap().damage, []);
     }
 }
