@@ -53,16 +53,15 @@ guest: ## the bootable disk that tests back up
 vcsim: ## the independent vSphere peer
 	@scripts/build-vcsim.sh
 
-bench: ## measure the repository and a backup through the simulator (release build)
+bench: ## measure the repository beside restic and borg, then a backup through the simulator (root; RUNS=3 SERIES=30)
+	@$(STAGE) 'Peers' scripts/bench/install-peers.sh
 	@$(STAGE) 'Build' $(CARGO) build --quiet --release --locked -p app
+	@$(STAGE) 'Build the floor' $(CARGO) build --quiet --release --locked -p repository --example floor
+	@$(STAGE) 'Images' scripts/bench/make-images.py $(TARGET)/bench/images
 	@$(STAGE) 'Self-test with figures' $(TARGET)/release/stillframe selftest $(ARGS)
-
-FUZZ_SECONDS ?= 60
-FUZZ := server/repository/fuzz
-fuzz: ## fuzz the repository's decoders (FUZZ_SECONDS=60 each; needs nightly Rust and cargo-fuzz); finds land in FUZZ/found
-	@for target in $(notdir $(wildcard $(FUZZ)/corpus/*)); do mkdir -p $(FUZZ)/found/$$target && \
-		$(STAGE) "Fuzz $$target" $(CARGO) +nightly fuzz run --fuzz-dir $(FUZZ) $$target $(FUZZ)/found/$$target $(FUZZ)/corpus/$$target \
-			-- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=512 -timeout=10 || exit 1; done
+	@$(STAGE) 'Side by side' scripts/bench/bench.py $(TARGET)/bench/images $(TARGET)/bench/work \
+		--stillframe $(TARGET)/release/stillframe --floor $(TARGET)/release/examples/floor \
+		--restic .tools/bench/restic --borg .tools/bench/venv/bin/borg
 
 fmt: ## format the sources
 	@$(CARGO) fmt --all
