@@ -114,7 +114,12 @@ impl DemoHosts for SimulatedHosts {
         fs::remove_dir_all(&folder).map_err(|error| {
             let path = folder.display();
             let why = format!("The folder {path} could not be deleted: {error}.");
-            JobError::fail("demo.remove", "The simulated host's disks are still there.", why, "Delete the folder yourself.")
+            JobError::fail(
+                "demo.remove",
+                "The simulated host's disks are still there.",
+                why,
+                "Delete the folder yourself.",
+            )
         })
     }
 }
