@@ -110,6 +110,7 @@ osd data = $dir/osd
 osd objectstore = memstore
 memstore device bytes = 12884901888
 osd crush update on start = false
+osd class update on start = false
 [client.gateway]
 rgw frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:$port ssl_endpoint=127.0.0.1:$tls_port ssl_certificate=$dir/gateway.pem ssl_private_key=$dir/gateway.key
 rgw gc obj min wait = 2

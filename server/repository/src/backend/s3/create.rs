@@ -28,10 +28,14 @@ impl Inner {
         let exists = || self.error(BackendErrorKind::AlreadyExists, "store", name, String::new());
         // Where the storage itself does not refuse, looking first spares most harm; the rest is left to unique names.
         if !self.capabilities.refuses_to_replace {
-            match self.stat("store", name).await {
+            match self.find(&key, &mark).await {
+                Ok(Found::Nothing) => {}
                 Ok(_) => return Err(exists()),
-                Err(error) if error.kind == BackendErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(_) => match self.stat("store", name).await {
+                    Ok(_) => return Err(exists()),
+                    Err(error) if error.kind == BackendErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                },
             }
         }
         let lock = self.lock_for(name);
@@ -79,9 +83,8 @@ impl Inner {
                         return Err(self.error(BackendErrorKind::AlreadyExists, "store", name, String::new()));
                     }
                     // An attempt may still be on its way, which only its own refusal or the end of patience settles.
-                    Ok(Found::Nothing) if trouble.is_passing() || taken => {}
+                    Ok(Found::Nothing) | Err(_) if trouble.is_passing() || taken => {}
                     Ok(Found::Nothing) => return Err(self.trouble("store", name, &trouble)),
-                    Err(_) if trouble.is_passing() || taken => {}
                     Err(_) => return Err(self.unknown(name, &trouble)),
                 }
             } else if !trouble.is_passing() {

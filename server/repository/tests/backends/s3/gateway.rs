@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use domain::{Clock, SystemClock};
+use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use repository::{BackendErrorKind, ObjectBackend, Retention, RetentionMode, S3Backend, S3Options};
 use secrecy::SecretString;
@@ -251,4 +252,37 @@ async fn wrong_keys_clocks_and_authorities_are_told_apart() {
     let (kind, reason) = refused(closed).await;
     assert_eq!(kind, BackendErrorKind::Unreachable);
     assert!(reason.to_lowercase().contains("refused"), "{reason}");
+}
+
+/// `cargo nextest run -p repository --test backends --run-ignored only gateway_speed --no-capture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn gateway_speed() {
+    let content = Bytes::from(crate::support::noise(1, 64 << 20));
+    for (tls, kind) in [(false, Kind::Plain), (true, Kind::Plain), (false, Kind::Locks)] {
+        let bucket = new_bucket(kind);
+        let options = options(kind, &bucket);
+        let backend = S3Backend::open(if tls { over_tls(options) } else { options }).await.unwrap();
+        let started = std::time::Instant::now();
+        let puts = (0..8).map(|number| {
+            let (backend, parts) = (backend.clone(), vec![content.clone()]);
+            async move { backend.put_new(&format!("packs/{number}"), parts).await.unwrap() }
+        });
+        stream::iter(puts).buffer_unordered(4).collect::<Vec<()>>().await;
+        let put = 512.0 / started.elapsed().as_secs_f64();
+        let started = std::time::Instant::now();
+        let gets = (0..128u64).map(|number| {
+            let backend = backend.clone();
+            async move {
+                let start = number % 16 * (4 << 20);
+                backend.get(&format!("packs/{}", number / 16), Some(start..start + (4 << 20))).await.unwrap().len()
+            }
+        });
+        let read: usize = stream::iter(gets).buffer_unordered(8).fold(0, |sum, bytes| async move { sum + bytes }).await;
+        let get = (read >> 20) as f64 / started.elapsed().as_secs_f64();
+        println!(
+            "locks {}, TLS {tls}: put 64 MiB x 4 {put:.0} MiB/s, get 4 MiB x 8 {get:.0} MiB/s",
+            kind == Kind::Locks
+        );
+    }
 }
