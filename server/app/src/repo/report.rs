@@ -3,6 +3,7 @@
 use domain::machine::Firmware;
 use repository::{Catalogue, Damage, Point, PointList, Progress, Verified, VerifyProgress, VerifyReport};
 use serde::Serialize;
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,10 +103,11 @@ fn last_verified(verified: &Verified) -> String {
         }
     };
     if verified.packs_bad > 0 {
-        text += &format!("; bad chunks in {} packs", verified.packs_bad);
+        // Writing to a string does not fail.
+        let _ = write!(text, "; bad chunks in {} packs", verified.packs_bad);
     }
     if let Some(since) = verified.unfinished_since {
-        text += &format!("; one begun at {since} was cut short (verify --resume)");
+        let _ = write!(text, "; one begun at {since} was cut short (verify --resume)");
     }
     text + "."
 }

@@ -3,7 +3,6 @@
 //! that only the two of them see. Needs root.
 
 use repository::{NfsBackend, NfsOptions};
-use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -106,13 +105,5 @@ impl Ganesha {
             Ok(backend) => backend,
             Err(error) => panic!("{error}: {:?}\n{}", error.source, self.log()),
         }
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        self.daemon.as_ref().unwrap().signal(signal);
-    }
-
-    pub fn kill(&mut self) {
-        self.daemon = None;
     }
 }
