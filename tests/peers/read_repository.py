@@ -33,6 +33,10 @@ class Broken(Exception):
     """The repository is not what the document says."""
 
 
+class Void(Broken):
+    """A manifest that is none, because the lease it was written under was declared dead."""
+
+
 def check(condition, what):
     if not condition:
         raise Broken(what)
@@ -81,6 +85,7 @@ class Repository:
         check(bytes.fromhex(self.config["signing_public_key"]) == self.keys[0][1], "config: another signing key")
         self.index = {}
         self.packs = {}
+        self.unreadable = []
         self.load_index()
 
     def read(self, name, offset=0, length=-1):
@@ -163,6 +168,8 @@ class Repository:
         return f"packs/{pack.hex()[:2]}/{pack.hex()}"
 
     def add_pack(self, pack, generation, entries):
+        if pack in self.packs:
+            return
         check(len(entries) % ENTRY == 0, "entries")
         offset = HEADER
         for ordinal in range(len(entries) // ENTRY):
@@ -170,26 +177,36 @@ class Repository:
             check(1 <= stored <= length <= 4 << 20 and codec <= 1 and kind <= 1 and zero == 0, "pack entry")
             check(codec == 1 or stored == length, "raw entry")
             place = (pack, generation, ordinal, offset, length, stored, codec, kind)
-            self.index.setdefault(identity, place)
+            self.index.setdefault(identity, []).append(place)
             offset += stored + TAG
         self.packs[pack] = offset
 
     def load_index(self):
+        """What cannot be read of it is left out: a chunk that is in nothing else is missing then."""
         for name in self.names("index"):
-            data = self.sealed(name, b"SFINDEX\0", "index")
-            count, at = struct.unpack_from("<I", data)[0], 4
-            for _ in range(count):
-                pack, _, word = struct.unpack_from("<16sQI", data, at)
-                generation, entries = word >> 24, word & 0xFFFFFF
-                at += 28
-                self.add_pack(pack, generation, data[at:at + entries * ENTRY])
-                at += entries * ENTRY
-            check(at == len(data), f"{name}: length")
+            try:
+                self.add_segment(name)
+            except (Broken, OSError) as fault:
+                self.unreadable.append(str(fault))
         for name in self.names("packs"):
-            pack = bytes.fromhex(name.rsplit("/", 1)[1])
-            check(name == self.pack_name(pack), f"{name}: name")
-            if pack not in self.packs:
-                self.add_pack(pack, *self.footer(name, pack))
+            try:
+                pack = bytes.fromhex(name.rsplit("/", 1)[1])
+                check(name == self.pack_name(pack), f"{name}: name")
+                if pack not in self.packs:
+                    self.add_pack(pack, *self.footer(name, pack))
+            except (Broken, OSError, ValueError) as fault:
+                self.unreadable.append(str(fault))
+
+    def add_segment(self, name):
+        data = self.sealed(name, b"SFINDEX\0", "index")
+        count, at = struct.unpack_from("<I", data)[0], 4
+        for _ in range(count):
+            pack, _, word = struct.unpack_from("<16sQI", data, at)
+            generation, entries = word >> 24, word & 0xFFFFFF
+            at += 28
+            self.add_pack(pack, generation, data[at:at + entries * ENTRY])
+            at += entries * ENTRY
+        check(at == len(data), f"{name}: length")
 
     def footer(self, name, pack):
         size = os.path.getsize(os.path.join(self.folder, *name.split("/")))
@@ -207,8 +224,16 @@ class Repository:
         return generation, entries
 
     def chunk(self, identity, kind):
-        check(identity in self.index, f"chunk {identity.hex()} is missing")
-        pack, generation, ordinal, offset, length, stored, codec, found = self.index[identity]
+        """From the first of its places that is sound."""
+        fault = Broken(f"chunk {identity.hex()} is missing")
+        for place in self.index.get(identity, []):
+            try:
+                return self.chunk_at(identity, kind, *place)
+            except (Broken, OSError) as found:
+                fault = found
+        raise fault
+
+    def chunk_at(self, identity, kind, pack, generation, ordinal, offset, length, stored, codec, found):
         check(found == kind, "kind of chunk")
         name = self.pack_name(pack)
         sealed = self.read(name, offset, stored + TAG)
@@ -236,6 +261,8 @@ class Repository:
             raise Broken(f"{name}: signature") from None
         manifest = json.loads(body)
         check(manifest["id"] == uuid, f"{name}: id")
+        if self.is_void(manifest.get("lease")):
+            raise Void(f"{name}: its lease is void")
         before = manifest["predecessor"]
         if before is not None:
             path = os.path.join(self.folder, "points", before["point"])
@@ -249,8 +276,29 @@ class Repository:
     def generation(self, name):
         return struct.unpack("<I", self.read(name, 12, 4))[0]
 
+    def is_void(self, lease):
+        name = f"voids/{lease}"
+        if lease is None or not os.path.exists(os.path.join(self.folder, name)):
+            return False
+        try:
+            self.sealed(name, b"SFVOID\0\0", "void")
+        except Broken:
+            return False
+        return True
+
     def points(self):
-        return [name.rsplit("/", 1)[1] for name in self.names("points")]
+        """Those that are points, whether sound or not."""
+        found = []
+        for name in self.names("points"):
+            uuid = name.rsplit("/", 1)[1]
+            try:
+                self.point(uuid)
+            except Void:
+                continue
+            except (Broken, OSError):
+                pass
+            found.append(uuid)
+        return found
 
     def chunks(self, size, level, index, identity):
         """(offset, length, identity) of the data chunks below a node."""
@@ -287,11 +335,13 @@ class Repository:
 
     def verify(self):
         """Everything points need, each chunk once: points, chunks and bytes checked, and what is wrong."""
-        seen, bytes_read, faults = set(), 0, []
+        seen, bytes_read, faults = set(), 0, list(self.unreadable)
         for name, digest in self.config["documents"].items():
             if blake3(self.read(name)).hexdigest() != digest:
                 faults.append(f"{name}: not the text that was written")
+        points = 0
         for uuid in self.points():
+            points += 1
             try:
                 for disk in self.point(uuid)["disks"]:
                     for _, length, identity in self.chunks_of(disk):
@@ -302,7 +352,7 @@ class Repository:
                         bytes_read += length
             except (Broken, OSError) as fault:
                 faults.append(f"point {uuid}: {fault}")
-        return {"points": len(self.points()), "chunks": len(seen), "bytes": bytes_read, "faults": faults}
+        return {"points": points, "chunks": len(seen), "bytes": bytes_read, "faults": faults}
 
     def restore(self, uuid, key, output):
         disk = next((disk for disk in self.point(uuid)["disks"] if disk["config"]["key"] == key), None)

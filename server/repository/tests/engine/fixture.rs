@@ -228,6 +228,18 @@ async fn an_independent_verification_agrees() {
         std::fs::write(&path, sound).unwrap();
     }
     assert!(lost >= 4, "{lost}");
+    // Nor does either give up over an index segment and a pack that only it covered.
+    for folder_name in ["index", "packs"] {
+        for object in backend.list(&format!("{folder_name}/")).await.unwrap() {
+            let path = folder.path().join(&object.name);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[50] ^= 0x20;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let faults = verify_with_peer(folder.path(), PASSPHRASE);
+    assert!(faults.iter().any(|fault| fault.starts_with("index/")), "{faults:?}");
+    assert_eq!(faults.iter().filter(|fault| fault.starts_with("point ")).count(), 2, "{faults:?}");
 }
 
 fn copy_folder(from: &Path, to: &Path) {
