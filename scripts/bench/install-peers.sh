@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the peers that the bench measures against into .tools/bench: borg, the newest on PyPI that this Python runs, and
-# restic, the newest that the Go module proxy has, built with a Go from there. Leaves what is there already.
+# restic, the newest that Debian has. Leaves what is there already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools=$PWD/.tools/bench
@@ -24,20 +24,16 @@ if [[ ! -x $tools/venv/bin/borg ]]; then
 fi
 
 if [[ ! -x $tools/restic ]]; then
-    echo "bench: building restic from the Go module proxy"
+    echo "bench: fetching restic from Debian unstable (the program alone; nothing is installed)"
     work=$(mktemp -d)
-    trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-    export GOPATH=$work/path GOCACHE=$work/cache GOFLAGS=-modcacherw GO111MODULE=on CGO_ENABLED=0
-    platform=$(go env GOOS)-$(go env GOARCH)
-    cd "$work"
-    # The toolchain is a module as well, so that a distribution's older Go will do to begin with.
-    newest=$(go list -m -versions golang.org/toolchain 2>/dev/null | tr ' ' '\n' | grep -E -- "-go1\.[0-9]+\.[0-9]+\.$platform\$" | sort -V | tail -n 1 || true)
-    version=${GO_TOOLCHAIN_VERSION:-${newest:-v0.0.1-go1.25.3.$platform}}
-    folder=$(go mod download -json "golang.org/toolchain@$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-    chmod -R +x "$folder/bin" "$folder/pkg/tool"
-    export GOTOOLCHAIN=local GOROOT=$folder
-    "$folder/bin/go" install github.com/restic/restic/cmd/restic@latest
-    mv "$GOPATH/bin/restic" "$tools/restic"
+    trap 'rm -rf "$work"' EXIT
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    echo "deb http://deb.debian.org/debian sid main" >"$work/sources"
+    apt=(-q -o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$work/lists"
+        -o "Dir::Cache=$work/cache" -o Acquire::Languages=none -o APT::Sandbox::User=root)
+    apt-get "${apt[@]}" update
+    (cd "$work" && apt-get "${apt[@]}" download restic && dpkg-deb -x restic_*.deb unpacked)
+    mv "$work/unpacked/usr/bin/restic" "$tools/restic"
 fi
 
 echo "bench: $("$tools/restic" version | head -n 1)"
