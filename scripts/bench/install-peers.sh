@@ -28,7 +28,9 @@ if [[ ! -x $tools/restic ]]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    echo "deb http://deb.debian.org/debian sid main" >"$work/sources"
+    # The mirror this machine uses already; the one of security updates has no other suites.
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)
+    echo "deb $mirror sid main" >"$work/sources"
     apt=(-q -o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$work/lists"
         -o "Dir::Cache=$work/cache" -o Acquire::Languages=none -o APT::Sandbox::User=root)
     apt-get "${apt[@]}" update
