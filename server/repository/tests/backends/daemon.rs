@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,4 +90,42 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> Output {
         .unwrap_or_else(|error| panic!("{program} has to be installed (scripts/install.sh test): {error}"));
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
+}
+
+/// A file system of 16 MiB on a folder; needs the right to mount.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn tmpfs(folder: &Path) -> Self {
+        Self::mount(folder, &["-t", "tmpfs", "-o", "size=16m", "none"])
+    }
+
+    /// For servers that need file handles.
+    pub fn ext4(folder: &Path) -> Self {
+        let image = folder.with_extension("image");
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let image = image.to_str().unwrap();
+        let made = run("mkfs.ext4", &["-q", "-m", "0", image], "");
+        assert!(made.status.success(), "{made:?}");
+        Self::mount(folder, &["-o", "loop", image])
+    }
+
+    /// From now on nothing can be changed on it.
+    pub fn make_read_only(&self) {
+        let made = run("mount", &["-o", "remount,ro", self.0.to_str().unwrap()], "");
+        assert!(made.status.success(), "{made:?}");
+    }
+
+    fn mount(folder: &Path, arguments: &[&str]) -> Self {
+        let path = folder.to_str().unwrap();
+        let mounted = run("mount", &[arguments, &[path]].concat(), "");
+        assert!(mounted.status.success(), "this test needs the right to mount: {mounted:?}");
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

@@ -3,15 +3,16 @@
 //! that only the two of them see. Needs root.
 
 use repository::{NfsBackend, NfsOptions};
+use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-use crate::daemon::{Daemon, wait_for};
+use crate::daemon::{Daemon, SmallDisk, wait_for};
 
-const NFS_PORT: u16 = 2049;
+pub const NFS_PORT: u16 = 2049;
 const MOUNT_PORT: u16 = 20048;
 const STARTS_MAX: usize = 3;
 /// Runs in a mount namespace of its own; `$1` is the folder, `$2` the address.
@@ -24,18 +25,25 @@ const START: &str = "mount -t tmpfs none /run && { rpcbind -f -h \"$2\" & } && \
 pub struct Ganesha {
     pub address: Ipv4Addr,
     daemon: Option<Daemon>,
+    _disk: Option<SmallDisk>,
     folder: TempDir,
 }
 
 impl Ganesha {
     pub fn start() -> Self {
+        Self::start_with(|_| None)
+    }
+
+    /// The same after the folder was prepared, with a disk that is gone with the server.
+    pub fn start_with(prepare: impl FnOnce(&Path) -> Option<SmallDisk>) -> Self {
         assert!(rustix::process::geteuid().is_root(), "the tests of NFS need root, for nfs-ganesha and its namespace");
         let folder = tempfile::Builder::new().prefix("stillframe-nfs-").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for name in ["export", "secure", "readonly", "recovery"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let mut ganesha = Self { address: Ipv4Addr::LOCALHOST, daemon: None, folder };
+        let disk = prepare(folder.path());
+        let mut ganesha = Self { address: Ipv4Addr::LOCALHOST, daemon: None, _disk: disk, folder };
         for _ in 0..STARTS_MAX {
             let [a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
             ganesha.address = Ipv4Addr::new(127, a, b, c.clamp(2, 250));
@@ -105,5 +113,13 @@ impl Ganesha {
             Ok(backend) => backend,
             Err(error) => panic!("{error}: {:?}\n{}", error.source, self.log()),
         }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.daemon.as_ref().unwrap().signal(signal);
+    }
+
+    pub fn kill(&mut self) {
+        self.daemon = None;
     }
 }

@@ -3,10 +3,12 @@
 #[macro_use]
 mod conformance;
 mod daemon;
+mod faults;
 mod ganesha;
 mod local;
 mod locks;
 mod nfs;
+mod proxy;
 mod s3;
 mod samba;
 mod smb;

@@ -2,6 +2,7 @@
 //! address, everything killed when the test ends or dies.
 
 use repository::{SmbBackend, SmbOptions};
+use rustix::process::Signal;
 use secrecy::SecretString;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -108,5 +109,18 @@ impl Samba {
             Ok(backend) => backend,
             Err(error) => panic!("{error}: {:?}\n{}", error.source, self.log()),
         }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.daemon.as_ref().unwrap().signal(signal);
+    }
+
+    pub fn kill(&mut self) {
+        self.daemon = None;
+    }
+
+    /// What the server says of its sessions.
+    pub fn status(&self) -> String {
+        String::from_utf8(run("smbstatus", &["-s", &self.conf()], "").stdout).unwrap()
     }
 }

@@ -18,6 +18,7 @@ pub(super) const PORT_MAPPER_PORT: u16 = 111;
 /// Procedures.
 pub(super) const PORT_MAPPER_GETPORT: u32 = 3;
 pub(super) const MOUNT_MNT: u32 = 1;
+pub(super) const MOUNT_EXPORT: u32 = 5;
 pub(super) const GETATTR: u32 = 1;
 pub(super) const LOOKUP: u32 = 3;
 pub(super) const READ: u32 = 6;
@@ -47,6 +48,9 @@ pub(super) const BAD_COOKIE: u32 = 10_003;
 /// Longest file handle and name in bytes.
 pub(super) const HANDLE_BYTES_MAX: usize = 64;
 pub(super) const NAME_BYTES_MAX: usize = 1024;
+/// Exports, and groups of an export, that a list may have.
+const EXPORTS_MAX: usize = 10_000;
+const GROUPS_MAX: usize = 10_000;
 /// Flavours of authentication that a mount reply may list.
 const FLAVOURS_MAX: u32 = 64;
 
@@ -166,4 +170,44 @@ pub(super) fn mounted(reply: &mut Decoder, export: &str) -> Result<FileHandle, F
         status => Failure::new(BackendErrorKind::Other, format!("the server failed (mount status {status})")),
     };
     Err(failure)
+}
+
+/// Whether a list of exports, the reply to EXPORT, has this path or a folder above it.
+pub(super) fn is_exported(reply: &mut Decoder, export: &str) -> Result<bool, Failure> {
+    let too_many = || Failure::new(BackendErrorKind::Other, "the server has too many exports");
+    let mut is_there = false;
+    for _ in 0..EXPORTS_MAX {
+        if !reply.bool()? {
+            return Ok(is_there);
+        }
+        let path = reply.opaque(NAME_BYTES_MAX)?;
+        let above = path.strip_suffix(b"/").unwrap_or(&path);
+        is_there |= export.as_bytes().strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        let mut groups = 0;
+        while reply.bool()? {
+            reply.opaque(NAME_BYTES_MAX)?;
+            groups += 1;
+            if groups > GROUPS_MAX {
+                return Err(too_many());
+            }
+        }
+    }
+    Err(too_many())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_found_in_the_list() {
+        let list = || {
+            let list = Encoder::default().u32(1).opaque(b"/a").u32(1).opaque(b"host").u32(0);
+            Decoder::new(list.u32(1).opaque(b"/b/c").u32(0).u32(0).finish())
+        };
+        for (path, is_there) in [("/a", true), ("/a/x", true), ("/ab", false), ("/b/c", true), ("/b", false)] {
+            assert_eq!(is_exported(&mut list(), path).unwrap(), is_there, "{path}");
+        }
+        assert!(is_exported(&mut Decoder::new(Encoder::default().u32(1).finish()), "/a").is_err());
+    }
 }

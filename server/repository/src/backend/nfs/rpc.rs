@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::xdr::{Decoder, Encoder};
 use crate::backend::BackendErrorKind;
-use crate::backend::share::{Cure, Failure};
+use crate::backend::share::{Cure, Failure, MOVEMENT_BYTES_MIN, watch};
 
 /// Longest reply, in bytes: data of a read and some more.
 const REPLY_BYTES_MAX: usize = (4 << 20) + 4096;
@@ -59,6 +59,8 @@ pub(super) struct RpcConnection {
     version: u32,
     caller: Caller,
     patience: Duration,
+    /// Bytes of replies, and of large calls.
+    moved: Arc<AtomicU64>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -66,17 +68,12 @@ fn lost(text: impl std::fmt::Display) -> Failure {
     Failure::new(BackendErrorKind::Unreachable, format!("the connection was lost: {text}")).with_cure(Cure::Reconnect)
 }
 
-fn silent(patience: Duration) -> Failure {
-    let text = format!("the server has not answered for {} s", patience.as_secs());
-    Failure::new(BackendErrorKind::Unreachable, text).with_cure(Cure::Silent)
-}
-
 fn refused(text: impl Into<String>) -> Failure {
     Failure::new(BackendErrorKind::Other, text)
 }
 
 impl RpcConnection {
-    /// Connects within `connect_patience`; each call waits for `patience`.
+    /// Connects within `connect_patience`; a call is given up when nothing moves for `patience`.
     pub async fn connect(
         address: SocketAddr,
         (program, version): (u32, u32),
@@ -93,7 +90,8 @@ impl RpcConnection {
         stream.set_nodelay(true).map_err(lost)?;
         let (reader, writer) = stream.into_split();
         let (waiters, is_dead) = (Waiters::default(), Arc::new(AtomicBool::new(false)));
-        let reading = read_replies(reader, Arc::clone(&waiters), Arc::clone(&is_dead));
+        let moved = Arc::new(AtomicU64::new(0));
+        let reading = read_replies(reader, Arc::clone(&moved), Arc::clone(&waiters), Arc::clone(&is_dead));
         Ok(Self {
             writer: tokio::sync::Mutex::new(writer),
             waiters,
@@ -103,6 +101,7 @@ impl RpcConnection {
             version,
             caller,
             patience,
+            moved,
             _reader: AbortOnDropHandle::new(tokio::spawn(reading)),
         })
     }
@@ -124,12 +123,12 @@ impl RpcConnection {
             self.send(number, procedure, arguments, data).await?;
             receiver.await.unwrap_or_else(|_| Err(lost("it was closed")))
         };
-        if let Ok(reply) = timeout(self.patience, exchange).await {
+        if let Some(reply) = watch(self.patience, || self.moved.load(Ordering::Relaxed), exchange).await {
             return results(reply?);
         }
-        // A server that is silent on one call is of no use for the others.
+        // A silent server, or one that forgot a call, is of no use for the others.
         self.is_dead.store(true, Ordering::Release);
-        Err(silent(self.patience))
+        Err(Failure::silent(self.patience))
     }
 
     async fn send(&self, number: u32, procedure: u32, arguments: Encoder, data: Option<Bytes>) -> Result<(), Failure> {
@@ -154,6 +153,9 @@ impl RpcConnection {
             writer.write_all([0; 4].get(..padding).unwrap_or_default()).await.map_err(lost)?;
         }
         sending.done = true;
+        if data.len() >= MOVEMENT_BYTES_MIN {
+            self.moved.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -181,9 +183,9 @@ impl Drop for Sending<'_> {
     }
 }
 
-async fn read_replies(mut reader: OwnedReadHalf, waiters: Waiters, is_dead: Arc<AtomicBool>) {
+async fn read_replies(mut reader: OwnedReadHalf, moved: Arc<AtomicU64>, waiters: Waiters, is_dead: Arc<AtomicBool>) {
     let error = loop {
-        let record = match read_record(&mut reader).await {
+        let record = match read_record(&mut reader, &moved).await {
             Ok(record) => record,
             Err(error) => break error,
         };
@@ -200,7 +202,7 @@ async fn read_replies(mut reader: OwnedReadHalf, waiters: Waiters, is_dead: Arc<
     }
 }
 
-async fn read_record(reader: &mut OwnedReadHalf) -> io::Result<Bytes> {
+async fn read_record(reader: &mut OwnedReadHalf, moved: &AtomicU64) -> io::Result<Bytes> {
     let mut record = BytesMut::new();
     for _ in 0..FRAGMENTS_MAX {
         let head = reader.read_u32().await?;
@@ -211,9 +213,11 @@ async fn read_record(reader: &mut OwnedReadHalf) -> io::Result<Bytes> {
         record.reserve(length);
         let mut rest = (&mut *reader).take(length as u64);
         while rest.limit() > 0 {
-            if rest.read_buf(&mut record).await? == 0 {
+            let count = rest.read_buf(&mut record).await?;
+            if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            moved.fetch_add(count as u64, Ordering::Relaxed);
         }
         if head & LAST_FRAGMENT != 0 {
             return Ok(record.freeze());

@@ -110,7 +110,12 @@ impl Session {
         let mounting = connect(protocol::MOUNT, mount_port).await?;
         let arguments = Encoder::default().opaque(options.export.as_bytes());
         let mut reply = mounting.call(protocol::MOUNT_MNT, arguments, None).await?;
-        let export = protocol::mounted(&mut reply, &options.export)?;
+        let export = match protocol::mounted(&mut reply, &options.export) {
+            Err(failure) if failure.kind == BackendErrorKind::Forbidden => {
+                return Err(missing_or(failure, &mounting, &options.export).await);
+            }
+            other => other?,
+        };
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             connections.push(connect(protocol::NFS, port).await?);
@@ -207,18 +212,21 @@ impl Session {
         Ok((handle, attributes))
     }
 
-    /// Writes a piece; the verifier, or `None` when it is durable already.
-    pub async fn write(&self, file: &FileHandle, offset: u64, data: Bytes) -> Result<Option<WriteVerifier>, Failure> {
+    /// Writes a piece; how many bytes were written, and the verifier, or `None` when they are durable already.
+    pub async fn write(
+        &self,
+        file: &FileHandle,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<(usize, Option<WriteVerifier>), Failure> {
         let length = data.len() as u32;
         let arguments = Encoder::default().opaque(file).u64(offset).u32(length).u32(protocol::UNSTABLE).u32(length);
         let mut reply = self.0.call_with(protocol::WRITE, arguments, Some(data)).await?;
         protocol::skip_change(&mut reply)?;
-        if reply.u32()? != length {
-            return Err(Failure::new(BackendErrorKind::OutOfSpace, "the server wrote less than it was given"));
-        }
+        let count = reply.u32()? as usize;
         let is_durable = reply.u32()? == protocol::FILE_SYNC;
         let verifier = protocol::verifier(&mut reply)?;
-        Ok((!is_durable).then_some(verifier))
+        Ok((count, (!is_durable).then_some(verifier)))
     }
 
     pub async fn commit(&self, file: &FileHandle) -> Result<WriteVerifier, Failure> {
@@ -310,5 +318,14 @@ async fn port_of(mapper: &RpcConnection, (program, version): (u32, u32)) -> Resu
     match u16::try_from(port) {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(Failure::new(BackendErrorKind::Unreachable, "the server has no NFS version 3 over TCP")),
+    }
+}
+
+/// Some servers say of an export that is not there that it may not be used: their list tells.
+async fn missing_or(refusal: Failure, mounting: &RpcConnection, export: &str) -> Failure {
+    let Ok(mut list) = mounting.call(protocol::MOUNT_EXPORT, Encoder::default(), None).await else { return refusal };
+    match protocol::is_exported(&mut list, export) {
+        Ok(false) => Failure::new(BackendErrorKind::NoLocation, format!("the server exports no {export}")),
+        _ => refusal,
     }
 }

@@ -8,7 +8,7 @@ use super::NfsOptions;
 use super::protocol::{BAD_COOKIE, FileHandle, WriteVerifier};
 use super::session::{FolderEntry, Session};
 use crate::backend::BackendErrorKind;
-use crate::backend::share::{Entry, EntryKind, Failure, Settled, Share};
+use crate::backend::share::{Entry, EntryKind, Failure, Settled, Share, write_whole};
 
 /// Entries of one folder.
 const FOLDER_ENTRIES_MAX: usize = 5_000_000;
@@ -84,11 +84,13 @@ impl Share for Session {
         Ok((OpenFile::new(handle, attributes.file_id), attributes.modified_at))
     }
 
-    async fn write(&self, file: &OpenFile, offset: u64, data: Bytes) -> Result<(), Failure> {
-        if let Some(verifier) = Self::write(self, &file.handle, offset, data.clone()).await? {
+    async fn write(&self, file: &OpenFile, offset: u64, data: Bytes) -> Result<usize, Failure> {
+        let (count, verifier) = Self::write(self, &file.handle, offset, data.clone()).await?;
+        if let Some(verifier) = verifier {
+            let data = data.slice(..count.min(data.len()));
             file.unstable.lock().push(Unstable { offset, data, verifier });
         }
-        Ok(())
+        Ok(count)
     }
 
     async fn sync(&self, file: &OpenFile) -> Result<(), Failure> {
@@ -100,7 +102,7 @@ impl Share for Session {
                 return Ok(());
             }
             // The server was restarted since: what it had not committed is gone.
-            let writes = lost.into_iter().map(|write| Share::write(self, file, write.offset, write.data));
+            let writes = lost.into_iter().map(|write| write_whole(self, file, write.offset, write.data));
             stream::iter(writes).buffer_unordered(CALLS_AT_ONCE).try_collect::<()>().await?;
         }
         Err(Failure::new(BackendErrorKind::Other, "the server keeps losing what it did not commit"))

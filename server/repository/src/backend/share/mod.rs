@@ -2,14 +2,17 @@
 //! and what cures them, and pieces of a transfer. Must never know a protocol. Next: `objects` (the five verbs).
 
 mod objects;
+mod patience;
 
 use bytes::{Bytes, BytesMut};
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::BackendErrorKind;
 pub(super) use objects::ShareBackend;
+pub(super) use patience::{CEILING_FACTOR, MOVEMENT_BYTES_MIN, watch};
 
 /// Where objects are written before they get their names.
 pub(super) const TEMPORARY_FOLDER: &str = "tmp";
@@ -32,7 +35,7 @@ pub(super) enum Cure {
 }
 
 /// A failed request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub kind: BackendErrorKind,
     pub cure: Cure,
@@ -58,6 +61,12 @@ impl Failure {
     /// The same, with what cures it.
     pub fn with_cure(self, cure: Cure) -> Self {
         Self { cure, ..self }
+    }
+
+    /// Nothing has moved on the connection for so long.
+    pub fn silent(patience: Duration) -> Self {
+        let text = format!("the server has not answered for {} s", patience.as_secs());
+        Self::new(BackendErrorKind::Unreachable, text).with_cure(Cure::Silent)
     }
 
     /// The same, of another kind.
@@ -142,8 +151,9 @@ pub(super) trait Share: Clone + Send + Sync + 'static {
     /// Makes a new file. Also the server's clock in seconds.
     fn create(&self, path: &str) -> impl Future<Output = Result<(Self::File, u64), Failure>> + Send;
 
-    /// Writes at most a piece.
-    fn write(&self, file: &Self::File, offset: u64, data: Bytes) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Writes at most a piece. How many bytes of it were written: servers may take less than they are given.
+    fn write(&self, file: &Self::File, offset: u64, data: Bytes)
+    -> impl Future<Output = Result<usize, Failure>> + Send;
 
     /// Makes what was written durable.
     fn sync(&self, file: &Self::File) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -181,6 +191,26 @@ pub(super) trait Share: Clone + Send + Sync + 'static {
 
     /// Everything in a folder, in any order, without `.` and `..`.
     fn list_folder(&self, path: &str) -> impl Future<Output = Result<Vec<Entry>, Failure>> + Send;
+}
+
+/// Writes a piece to its end.
+pub(super) async fn write_whole<S: Share>(
+    session: &S,
+    file: &S::File,
+    mut offset: u64,
+    mut data: Bytes,
+) -> Result<(), Failure> {
+    while !data.is_empty() {
+        let count = session.write(file, offset, data.clone()).await?;
+        if count == 0 || count > data.len() {
+            let text = format!("the server wrote {count} of {} bytes", data.len());
+            let kind = if count == 0 { BackendErrorKind::OutOfSpace } else { BackendErrorKind::Other };
+            return Err(Failure::new(kind, text));
+        }
+        data = data.split_off(count);
+        offset += count as u64;
+    }
+    Ok(())
 }
 
 /// The parts of the location's folder, each a name that stands for nothing else on a server.

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cure, EntryKind, Failure, OBJECT_BYTES_MAX, Settled, Share, TEMPORARY_FOLDER, gather, pieces};
+use super::{
+    Cure, EntryKind, Failure, OBJECT_BYTES_MAX, Settled, Share, TEMPORARY_FOLDER, gather, pieces, write_whole,
+};
 use crate::backend::{BackendError, BackendErrorKind, ObjectInfo, valid_name};
 
 /// Verbs at work at the same time; others wait.
@@ -37,8 +40,7 @@ const SWEEP_FILES_MAX: usize = 1000;
 pub(in crate::backend) struct ShareBackend<S: Share> {
     options: S::Options,
     place: String,
-    /// The connection, and its number.
-    current: Mutex<Option<(u64, S)>>,
+    current: Mutex<Current<S>>,
     connections: AtomicU64,
     verbs: Semaphore,
     pieces: Semaphore,
@@ -46,6 +48,16 @@ pub(in crate::backend) struct ShareBackend<S: Share> {
     token: Uuid,
     temporaries: AtomicU64,
     swept: AtomicBool,
+    /// Temporary files that lost connections left behind.
+    orphans: parking_lot::Mutex<Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Current<S> {
+    /// The connection, and its number.
+    session: Option<(u64, S)>,
+    /// When the last attempt to connect ended, and why it failed.
+    failed: Option<(Instant, Failure)>,
 }
 
 fn other(text: &str) -> Failure {
@@ -62,13 +74,14 @@ impl<S: Share> ShareBackend<S> {
         Self {
             options,
             place,
-            current: Mutex::new(None),
+            current: Mutex::new(Current { session: None, failed: None }),
             connections: AtomicU64::new(0),
             verbs: Semaphore::new(VERBS_AT_ONCE),
             pieces: Semaphore::new(PIECES_AT_ONCE_IN_ALL),
             token: Uuid::new_v4(),
             temporaries: AtomicU64::new(0),
             swept: AtomicBool::new(false),
+            orphans: parking_lot::Mutex::default(),
         }
     }
 
@@ -82,25 +95,39 @@ impl<S: Share> ShareBackend<S> {
         BackendError { kind, verb, name: name.to_owned(), place: self.place.clone(), source: Some(source) }
     }
 
-    /// The connection, made when there is none.
+    /// The connection, made when there is none. Who waited while another tried in vain gets the same answer: a queue
+    /// before a dead server does not wait once for each.
     pub async fn session(&self) -> Result<(u64, S), Failure> {
+        let asked_at = Instant::now();
         let mut current = self.current.lock().await;
-        if let Some((number, session)) = &*current
+        if let Some((number, session)) = &current.session
             && !session.is_dead()
         {
             return Ok((*number, session.clone()));
         }
-        *current = None;
-        let session = S::connect(&self.options).await?;
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        *current = Some((number, session.clone()));
-        Ok((number, session))
+        if let Some((failed_at, failure)) = &current.failed
+            && *failed_at > asked_at
+        {
+            return Err(failure.clone());
+        }
+        current.session = None;
+        match S::connect(&self.options).await {
+            Ok(session) => {
+                let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                *current = Current { session: Some((number, session.clone())), failed: None };
+                Ok((number, session))
+            }
+            Err(failure) => {
+                current.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
     }
 
     async fn forget(&self, number: u64) {
         let mut current = self.current.lock().await;
-        if current.as_ref().is_some_and(|(of_current, _)| *of_current == number) {
-            *current = None;
+        if current.session.as_ref().is_some_and(|(of_current, _)| *of_current == number) {
+            current.session = None;
         }
     }
 
@@ -183,6 +210,7 @@ impl<S: Share> ShareBackend<S> {
         if !self.swept.swap(true, Ordering::Relaxed) {
             sweep(session, now).await;
         }
+        self.remove_orphans(session).await;
         let written = self.write_all(session, &file, parts).await;
         let published = match written {
             Ok(()) => publish(session, &file, &temporary, name).await,
@@ -203,7 +231,9 @@ impl<S: Share> ShareBackend<S> {
                 self.settle(&file, &temporary, name, failure).await
             }
             Err((failure, _)) => {
-                if !failure.is_ambiguous() {
+                if failure.is_ambiguous() {
+                    self.orphans.lock().push(temporary);
+                } else {
                     // Nothing else can be done about a file that does not go away; the first failure is the one to tell.
                     let _ = session.close(file).await;
                     let _ = session.remove(&temporary).await;
@@ -214,11 +244,28 @@ impl<S: Share> ShareBackend<S> {
         }
     }
 
+    /// What still cannot be removed stays on the list; what the list cannot hold is swept another day.
+    async fn remove_orphans(&self, session: &S) {
+        let (mut orphans, mut kept) = (std::mem::take(&mut *self.orphans.lock()), Vec::new());
+        while let Some(orphan) = orphans.pop() {
+            if let Err(failure) = session.remove(&orphan).await {
+                kept.push(orphan);
+                if failure.is_ambiguous() {
+                    break; // the write itself will find that out
+                }
+            }
+        }
+        kept.append(&mut orphans);
+        let mut list = self.orphans.lock();
+        list.append(&mut kept);
+        list.truncate(SWEEP_FILES_MAX);
+    }
+
     async fn write_all(&self, session: &S, file: &S::File, parts: &[Bytes]) -> Result<(), Failure> {
         let (_, length) = session.piece_bytes();
         let writes = gather(parts, length).enumerate().map(|(number, data)| async move {
             let _piece = permit(&self.pieces).await?;
-            session.write(file, number as u64 * length, data).await
+            write_whole(session, file, number as u64 * length, data).await
         });
         stream::iter(writes).buffer_unordered(PIECES_AT_ONCE).try_collect::<()>().await?;
         session.sync(file).await
@@ -263,6 +310,9 @@ impl<S: Share> ShareBackend<S> {
             self.retry(|session| async move {
                 let (file, size) = session.open(name).await?;
                 let read = self.read_range(&session, &file, range.clone(), size).await;
+                if read.as_ref().is_err_and(Failure::is_ambiguous) {
+                    return read; // closing it would only wait once more
+                }
                 session.close(file).await?;
                 read
             })

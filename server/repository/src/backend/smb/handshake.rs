@@ -17,12 +17,13 @@ use smb2::types::flags::{Capabilities, SecurityMode, ShareFlags};
 use smb2::types::status::NtStatus;
 use smb2::types::{Command, Dialect, TreeId};
 use smb2::{NegotiatedParams, Session as SignIn};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::SmbOptions;
 use super::failure::{of_error, of_status};
 use crate::backend::BackendErrorKind;
-use crate::backend::share::Failure;
+use crate::backend::share::{CEILING_FACTOR, Failure, MOVEMENT_BYTES_MIN};
 use crate::location::SmbEncryption;
 
 /// Where the NEGOTIATE request has its security mode and capabilities: after the header of 64 bytes, MS-SMB2 2.2.3.
@@ -32,6 +33,8 @@ const CAPABILITIES_AT: usize = 72;
 /// A signed-in connection.
 pub(super) struct Joined {
     pub connection: Connection,
+    /// Bytes sent in large requests.
+    pub sent: Arc<AtomicU64>,
     pub tree: TreeId,
     pub cipher: Option<Cipher>,
     pub params: NegotiatedParams,
@@ -46,6 +49,7 @@ struct FirstMessages {
 
 struct Wire {
     tcp: TcpTransport,
+    sent: Arc<AtomicU64>,
     first: Arc<FirstMessages>,
 }
 
@@ -64,7 +68,11 @@ fn set_bits(message: &mut [u8], at: usize, bits: u32) -> bool {
 impl TransportSend for Sender {
     async fn send(&self, data: &[u8]) -> smb2::Result<()> {
         if self.0.first.request.get().is_some() {
-            return self.0.tcp.send(data).await;
+            self.0.tcp.send(data).await?;
+            if data.len() >= MOVEMENT_BYTES_MIN {
+                self.0.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+            }
+            return Ok(());
         }
         let mut request = data.to_vec();
         let security = u32::from(SecurityMode::SIGNING_ENABLED | SecurityMode::SIGNING_REQUIRED);
@@ -101,7 +109,8 @@ pub(super) async fn join(options: &SmbOptions) -> Result<Joined, Failure> {
     };
     let tcp = TcpTransport::connect(address, super::CONNECT_TIMEOUT).await.map_err(of_error)?;
     let first = Arc::new(FirstMessages::default());
-    let wire = Arc::new(Wire { tcp, first: Arc::clone(&first) });
+    let sent = Arc::new(AtomicU64::new(0));
+    let wire = Arc::new(Wire { tcp, sent: Arc::clone(&sent), first: Arc::clone(&first) });
     let (sender, receiver) = (Box::new(Sender(Arc::clone(&wire))), Box::new(Receiver(wire)));
     let mut connection = Connection::from_transport(sender, receiver, options.host.clone());
     connection.set_response_timeout(Some(options.timeout));
@@ -136,7 +145,12 @@ pub(super) async fn join(options: &SmbOptions) -> Result<Joined, Failure> {
     if cipher.is_some() != connection.should_encrypt() {
         return Err(Failure::new(BackendErrorKind::Other, "the session's encryption is not as agreed"));
     }
-    Ok(Joined { connection, tree, cipher, params })
+    // From here on the session itself watches for silence, as it counts on a slow line; these are the last resort.
+    let ceiling = options.timeout * CEILING_FACTOR;
+    connection.set_response_timeout(Some(ceiling));
+    connection.set_send_timeout(Some(ceiling));
+    connection.set_credit_wait_timeout(ceiling);
+    Ok(Joined { connection, sent, tree, cipher, params })
 }
 
 fn rehash(connection: &Connection, first: &FirstMessages) -> Result<(), Failure> {

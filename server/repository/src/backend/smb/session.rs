@@ -19,12 +19,15 @@ use smb2::types::status::NtStatus;
 use smb2::types::{Command, CreditCharge, FileId, OplockLevel, TreeId};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::timeout;
 
-use super::SmbOptions;
 use super::failure::{of_error, of_status};
 use super::handshake::join;
+use super::{CONNECT_TIMEOUT, SmbOptions};
 use crate::backend::BackendErrorKind;
-use crate::backend::share::{Failure, folder_parts};
+use crate::backend::share::{Failure, folder_parts, watch};
 
 /// Data bytes in one read or write.
 pub(super) const PIECE_BYTES: u32 = 1 << 20;
@@ -108,6 +111,8 @@ pub(super) struct Session(Arc<Joined>);
 
 struct Joined {
     connection: Connection,
+    sent: Arc<AtomicU64>,
+    patience: Duration,
     tree: TreeId,
     cipher: Option<Cipher>,
     /// The location's folder, in parts.
@@ -125,7 +130,8 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub async fn join(options: &SmbOptions) -> Result<Self, Failure> {
-        let joined = join(options).await?;
+        let joining = timeout(CONNECT_TIMEOUT + options.timeout, join(options));
+        let joined = joining.await.map_err(|_| Failure::silent(options.timeout))??;
         let bounded = |limit: u32, wanted: u32| limit.clamp(CREDIT_BYTES, wanted);
         Ok(Self(Arc::new(Joined {
             read_bytes: bounded(joined.params.max_read_size, PIECE_BYTES),
@@ -133,6 +139,8 @@ impl Session {
             list_bytes: bounded(joined.params.max_transact_size, LIST_BYTES),
             root: folder_parts(&options.folder).unwrap_or_default().into_iter().map(str::to_owned).collect(),
             connection: joined.connection,
+            sent: joined.sent,
+            patience: options.timeout,
             tree: joined.tree,
             cipher: joined.cipher,
         })))
@@ -175,8 +183,11 @@ impl Session {
     /// The reply's body; `bytes` is the larger of what is sent and what may come back.
     async fn call(&self, command: Command, body: &dyn Pack, bytes: u32) -> Result<Vec<u8>, Failure> {
         let charge = CreditCharge(bytes.div_ceil(CREDIT_BYTES).max(1) as u16);
-        let frame =
-            self.0.connection.execute_with_credits(command, body, Some(self.0.tree), charge).await.map_err(of_error)?;
+        let joined = &*self.0;
+        let exchange = joined.connection.execute_with_credits(command, body, Some(joined.tree), charge);
+        let moved = || joined.sent.load(Ordering::Relaxed) + joined.connection.inbound().bytes_received;
+        let frame = watch(joined.patience, moved, exchange).await;
+        let frame = frame.ok_or_else(|| Failure::silent(joined.patience))?.map_err(of_error)?;
         if frame.header.command != command {
             return Err(Failure::new(BackendErrorKind::Other, "the server answered another request"));
         }
@@ -235,8 +246,8 @@ impl Handle {
         Ok(data)
     }
 
-    /// Writes at most `Session::write_bytes`.
-    pub async fn write(&self, offset: u64, data: Vec<u8>) -> Result<(), Failure> {
+    /// Writes at most `Session::write_bytes`; how many bytes were written.
+    pub async fn write(&self, offset: u64, data: Vec<u8>) -> Result<usize, Failure> {
         let length = data.len() as u32;
         let request = WriteRequest {
             data_offset: WRITE_DATA_AT,
@@ -250,10 +261,7 @@ impl Handle {
             data,
         };
         let body = self.session()?.call(Command::Write, &request, length).await?;
-        if WriteResponse::unpack(&mut ReadCursor::new(&body)).map_err(of_error)?.count != length {
-            return Err(Failure::new(BackendErrorKind::OutOfSpace, "the server wrote less than it was given"));
-        }
-        Ok(())
+        Ok(WriteResponse::unpack(&mut ReadCursor::new(&body)).map_err(of_error)?.count as usize)
     }
 
     /// Makes what was done by this handle durable.

@@ -51,7 +51,7 @@ impl Share for Session {
         Ok((file, now))
     }
 
-    async fn write(&self, file: &Handle, offset: u64, data: Bytes) -> Result<(), Failure> {
+    async fn write(&self, file: &Handle, offset: u64, data: Bytes) -> Result<usize, Failure> {
         file.write(offset, data.into()).await
     }
 
