@@ -5,7 +5,7 @@ use repository::{BackendErrorKind, ObjectBackend, Retention, RetentionMode, S3Ba
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::server::{Act, Server};
+use super::server::{Act, SLOW_PAUSE, Server};
 use crate::conformance::Place;
 use crate::support::noise;
 
@@ -189,6 +189,24 @@ async fn a_body_is_whole_or_an_error() {
     }
     server.on("GET", "packs/a", 1, Act::NoLength(400_000));
     assert!(backend.get("packs/a", None).await.is_err());
+}
+
+/// Its patience is with silence, not with the whole.
+#[tokio::test]
+async fn a_slow_answer_is_waited_for() {
+    let server = Server::start().await;
+    let mut patient = options(&server);
+    patient.tuning.stall_timeout = 8 * SLOW_PAUSE;
+    let backend = S3Backend::open(patient).await.unwrap();
+    server.forget();
+    let large = noise(1, 1 << 20);
+    backend.put_new("packs/a", vec![large.clone().into()]).await.unwrap();
+    server.on("GET", "packs/a", ALWAYS, Act::Slow(12));
+    assert!(backend.get("packs/a", None).await.unwrap() == large);
+    assert_eq!(server.count("GET", "packs/a"), 1);
+    server.on("GET", "list-type", ALWAYS, Act::Slow(12));
+    assert_eq!(backend.list("packs/").await.unwrap().len(), 1);
+    assert_eq!(server.count("GET", "list-type"), 1);
 }
 
 #[tokio::test]

@@ -5,8 +5,12 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+
+/// Before each piece of a slow answer.
+pub const SLOW_PAUSE: Duration = Duration::from_millis(150);
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,6 +27,8 @@ pub enum Act {
     Truncate(usize),
     /// The answer's body stops after so many bytes, and the connection stays.
     Stall(usize),
+    /// The answer's body comes in so many pieces, with a pause before each.
+    Slow(usize),
     /// The answer's body is cut after so many bytes, and its length says so: a document that breaks off.
     Cut(usize),
     /// The answer has no length and ends with the connection.
@@ -152,8 +158,14 @@ impl Server {
                 let _ = write!(head, "content-length: {length}\r\n\r\n");
             }
             stream.write_all(head.as_bytes()).await.ok()?;
-            stream.write_all(&answer.body[..sent]).await.ok()?;
-            stream.flush().await.ok()?;
+            let pieces = if let Some(Act::Slow(pieces)) = act { pieces } else { 1 };
+            for piece in answer.body[..sent].chunks(sent.div_ceil(pieces).max(1)) {
+                if pieces > 1 {
+                    tokio::time::sleep(SLOW_PAUSE).await;
+                }
+                stream.write_all(piece).await.ok()?;
+                stream.flush().await.ok()?;
+            }
             match act {
                 Some(Act::Truncate(_) | Act::NoLength(_)) => return None,
                 // Until the other side gives up.
