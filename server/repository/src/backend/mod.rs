@@ -56,7 +56,7 @@ pub trait ObjectBackend: Send + Sync + fmt::Debug {
     async fn stat(&self, name: &str) -> Result<ObjectInfo, BackendError>;
 
     /// Removes an object and frees its space; one that is not there is fine. When it returns, the object stays gone. One
-    /// that is under a lock is `Locked` and stays readable.
+    /// that is under a lock is `Locked`, with the end of the lock in the source's text, and stays readable.
     async fn delete(&self, name: &str) -> Result<(), BackendError>;
 
     /// Makes durable what is visible of this object and, below a prefix ending in `/`, which objects are there and which

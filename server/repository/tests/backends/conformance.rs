@@ -314,8 +314,12 @@ pub async fn holds_a_whole_repository(place: Place) {
     match deleted {
         Err(Error::Backend(error)) if place.backend.lock_needed_until().is_some() => {
             assert_eq!((error.kind, left), (BackendErrorKind::Locked, 2));
+            assert!(error.source.unwrap().to_string().contains("before 20"), "it says until when");
+            assert_reads(&repository, point_id(1), std::slice::from_ref(&first)).await;
         }
         other => assert_eq!((other.unwrap(), left), ((), 1)),
     }
+    let report = repository.verify(VerifyOptions::default(), Arc::new(NoProgress), &cancel).await.unwrap();
+    assert_eq!(report.damage, []);
     assert_reads(&repository, point_id(2), &[second]).await;
 }

@@ -6,10 +6,13 @@ use domain::point::PointKind;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use repository::backend::ObjectInfo;
-use repository::{BackendError, BackendErrorKind, MemoryBackend, ObjectBackend, ReadPlan};
+use repository::{
+    BackendError, BackendErrorKind, Error, MemoryBackend, NoProgress, ObjectBackend, ReadPlan, VerifyOptions,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
@@ -79,6 +82,12 @@ impl ObjectBackend for LockingBackend {
     }
 
     async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        let until = self.state.lock().until.get(name).copied().unwrap_or_default();
+        if until > self.state.lock().day {
+            let (kind, verb, place) = (BackendErrorKind::Locked, "delete", self.place());
+            let source = Some(Arc::new(std::io::Error::other(format!("nobody can delete it before {}", day(until)))));
+            return Err(BackendError { kind, verb, name: name.to_owned(), place, source });
+        }
         self.inner.delete(name).await
     }
 
@@ -135,9 +144,30 @@ async fn a_point_keeps_what_it_reuses_locked_as_long_as_what_is_new() {
     let at_risk = backend.at_risk();
     assert!(at_risk.iter().any(|name| first.contains(name)), "{at_risk:?}");
     for name in at_risk {
-        backend.delete(&name).await.unwrap();
+        backend.inner.delete(&name).await.unwrap();
     }
     let repository = reopen(Arc::new(backend.clone())).await;
     assert!(read_disk(&repository, point_id(11), 2000).await.unwrap() == content);
     assert!(read_disk(&repository, point_id(100), 2000).await.is_err());
+}
+
+#[tokio::test]
+async fn a_point_under_lock_stays_whole_until_its_time_has_come() {
+    let backend = LockingBackend::default();
+    let repository = new_repository(Arc::new(backend.clone())).await;
+    let content = Bytes::from(noise(1, 1 << 20));
+    full_point(&repository, point_id(1), std::slice::from_ref(&content)).await.unwrap();
+    backend.advance(DAYS + SPARE_DAYS - 1);
+    let Err(Error::Backend(error)) = repository.delete_point(point_id(1)).await else { panic!("it is locked") };
+    assert_eq!(error.kind, BackendErrorKind::Locked);
+    assert!(error.source.unwrap().to_string().contains(&day(DAYS + SPARE_DAYS).to_string()));
+    let repository = reopen(Arc::new(backend.clone())).await;
+    assert_eq!(repository.points().await.unwrap().points.len(), 1);
+    let options = VerifyOptions::default();
+    let report = repository.verify(options, Arc::new(NoProgress), &CancellationToken::new()).await.unwrap();
+    assert_eq!(report.damage, []);
+    assert_reads(&repository, point_id(1), &[content]).await;
+    backend.advance(1);
+    repository.delete_point(point_id(1)).await.unwrap();
+    assert!(reopen(Arc::new(backend)).await.points().await.unwrap().points.is_empty());
 }

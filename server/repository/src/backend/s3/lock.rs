@@ -111,13 +111,16 @@ impl Inner {
         Ok(Some(until))
     }
 
-    /// Whether a version that could not be deleted is under a lock.
-    pub async fn is_locked(&self, version: &Version) -> bool {
+    /// What keeps a version that could not be deleted, if it is under a lock.
+    pub async fn lock_of(&self, version: &Version) -> Option<String> {
         let call = Call::new(Method::HEAD, Some(&version.key)).query("versionId", &version.id);
-        let Ok(reply) = self.client.send_patiently(&call).await else { return false };
-        let held = reply.header("x-amz-object-lock-legal-hold") == Some("ON");
+        let reply = self.client.send_patiently(&call).await.ok()?;
+        if reply.header("x-amz-object-lock-legal-hold") == Some("ON") {
+            return Some("a legal hold is on it, which has no end".to_owned());
+        }
         let until = reply.header(UNTIL_HEADER).and_then(|value| value.parse::<Timestamp>().ok());
-        held || until.is_some_and(|until| until > self.client.now())
+        let until = until.filter(|until| *until > self.client.now())?;
+        Some(format!("nobody can delete it before {}", until_text(until)))
     }
 
     pub fn locked_without_a_lock(&self, what: &str) -> BackendError {

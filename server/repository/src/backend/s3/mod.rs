@@ -374,11 +374,10 @@ impl Inner {
                 Ok(_) => {}
                 Err(trouble) if trouble.kind() == BackendErrorKind::NotFound => {}
                 Err(trouble) => {
-                    let mut error = fail(trouble);
-                    if self.is_locked(&version).await {
-                        error.kind = BackendErrorKind::Locked;
-                    }
-                    return Err(error);
+                    return Err(match self.lock_of(&version).await {
+                        Some(words) => self.error(BackendErrorKind::Locked, "delete", name, words),
+                        None => fail(trouble),
+                    });
                 }
             }
         }

@@ -141,6 +141,9 @@ async fn a_locked_object_outlives_who_has_the_key() {
         backend.put_new(name, vec![Bytes::from_static(b"true")]).await.unwrap();
         let error = backend.delete(name).await.unwrap_err();
         assert_eq!(error.kind, BackendErrorKind::Locked, "{error}");
+        let until = backend.extend_lock(name).await.unwrap().unwrap();
+        let reason = error.source.unwrap().to_string();
+        assert!(reason.contains(&until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()), "{reason} {until}");
         let url = format!("{}/{bucket}/machines/backups/{name}", http());
         curl(&["-X", "PUT", "--data-binary", "a longer lie", &url]);
         curl(&["-X", "DELETE", &url]);
