@@ -7,10 +7,13 @@ CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 STAGE := scripts/stage
 ARGS ?=
+# For `make simulate`: how many seeds, or which one.
+SEEDS ?= 100000
+SEED ?=
 # The binary that tests start: built with the tests, in their profile, so that nothing is compiled twice.
 TEST_BIN := $(TARGET)/debug/stillframe
 
-.PHONY: help run test bench fuzz fmt lint tests browser guest vcsim doc-tests
+.PHONY: help run test bench simulate fuzz fmt lint tests browser guest vcsim doc-tests
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -52,6 +55,13 @@ guest: ## the bootable disk that tests back up
 
 vcsim: ## the independent vSphere peer
 	@scripts/build-vcsim.sh
+
+simulate: ## simulate crashes of the repository (SEEDS=100000, or SEED=n to see one again, SIMULATE_TRACE=1 to see it all; release build)
+	@SIMULATE_SEEDS=$(SEEDS) SIMULATE_SEED=$(SEED) $(CARGO) test --quiet --release --locked -p repository --lib \
+		simulation::nothing_committed -- --nocapture
+
+fuzz: ## give hostile bytes to every decoder (FUZZ_SECONDS=60 each, FUZZ_TARGETS='segment map_leaf'; nightly toolchain)
+	@scripts/fuzz
 
 bench: ## measure the repository beside restic and borg, then a backup through the simulator (root; RUNS=3 SERIES=30)
 	@$(STAGE) 'Peers' scripts/bench/install-peers.sh

@@ -134,6 +134,15 @@ pub fn repository(what: &str, error: &RepositoryError) -> JobError {
             said(error),
             "Choose another restore point: this one was removed from the repository.",
         ),
+        RepositoryError::LeaseLost { .. } => JobError::retry(
+            "repository.lease_lost",
+            what,
+            said(error),
+            "The location or this server stood still for too long. Nothing was lost; look at both, then try again.",
+        ),
+        RepositoryError::ReferredGone { .. } => {
+            JobError::retry("repository.pack_gone", what, said(error), "Verify the repository if it happens again.")
+        }
         RepositoryError::SourceLength { .. } => {
             JobError::retry("backup.read_length", what, said(error), "Look at the host's log, then try again.")
         }

@@ -9,14 +9,18 @@ use crate::backend::{BackendErrorKind, ObjectBackend};
 use crate::cache::Cache;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::faults::Planted;
 use crate::format::codec::Workspace;
 use crate::format::config::Config;
 use crate::format::crypto::Keys;
+use crate::format::envelope::Magic;
+use crate::format::lease::Verdict;
 use crate::format::manifest::{self, MANIFEST_BYTES_MAX};
 use crate::format::names::{self, ObjectId};
 use crate::format::pack::PackSeal;
 use crate::format::{ChunkId, ChunkKind, Codec};
 use crate::index::{Index, Location};
+use crate::lease::PackTag;
 use crate::locks::LockedSubtrees;
 use crate::point::{Point, PointId, PointSummary};
 use crate::pool::Pool;
@@ -36,7 +40,8 @@ pub struct Core {
     /// What stamps said so far.
     pub stamps: Mutex<Seen>,
     pub nodes: Mutex<Cache<ChunkId>>,
-    pub summaries: Mutex<HashMap<PointId, PointSummary>>,
+    /// What lists show, and the lease each point was written under.
+    pub summaries: Mutex<HashMap<PointId, (PointSummary, Option<ObjectId>)>>,
     pub locked: LockedSubtrees,
 }
 
@@ -47,10 +52,20 @@ impl Core {
         config: Config,
         environment: Environment,
     ) -> Result<Arc<Self>> {
+        Self::sharing(backend, Arc::new(keys), config, environment)
+    }
+
+    /// With keys that others use as well.
+    pub fn sharing(
+        backend: Arc<dyn ObjectBackend>,
+        keys: Arc<Keys>,
+        config: Config,
+        environment: Environment,
+    ) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             backend,
             index: Index::new(&keys, &environment),
-            keys: Arc::new(keys),
+            keys,
             config,
             pool: Pool::new(environment.threads)?,
             environment,
@@ -66,8 +81,48 @@ impl Core {
         crate::environment::random(&*self.environment.randomness)
     }
 
-    /// Reads and checks a manifest; also its BLAKE3-256.
+    /// Reads and checks a manifest; also its BLAKE3-256. One whose lease was declared dead is none.
     pub async fn manifest(&self, id: PointId) -> Result<(Point, String)> {
+        let found = self.written_manifest(id).await?;
+        match found.0.lease_id() {
+            Some(lease) if self.is_void(&lease).await? => Err(Error::NoSuchPoint(id)),
+            _ => Ok(found),
+        }
+    }
+
+    /// A new random id of a pack, which ends in its writer's tag.
+    pub fn new_pack_id(&self, tag: PackTag) -> Result<ObjectId> {
+        let mut id = self.new_id()?;
+        if let Some(end) = id.last_chunk_mut() {
+            *end = tag;
+        }
+        Ok(id)
+    }
+
+    /// Did a collector declare that lease dead? A void that cannot be read is none: it hides nothing.
+    pub async fn is_void(&self, lease: &ObjectId) -> Result<bool> {
+        if self.environment.makes(Planted::VoidsIgnored) {
+            return Ok(false);
+        }
+        let name = names::void(lease);
+        match self.backend.get(&name, None).await {
+            Ok(bytes) => match Verdict::decode(&self.keys, Magic::Void, &name, &bytes) {
+                Ok(_) => Ok(true),
+                Err(error) => match self.settle_generation(error).await {
+                    error if error.is_damage() => {
+                        tracing::warn!(%error, "a void is ignored");
+                        Ok(false)
+                    }
+                    error => Err(error),
+                },
+            },
+            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same whatever became of its lease.
+    pub async fn written_manifest(&self, id: PointId) -> Result<(Point, String)> {
         let name = names::point(id);
         let object = match self.backend.stat(&name).await {
             Err(error) if error.kind == BackendErrorKind::NotFound => {
@@ -90,10 +145,11 @@ impl Core {
     /// nothing new refers to it.
     pub async fn chunk(&self, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
         self.index.locate(self, &id).await?;
+        // Before they are tried: the index may learn of others meanwhile.
+        let tried = self.index.places(&id);
         match self.chunk_as_known(id, kind).await {
             Err(error) if error.is_damage() => {
                 // Another may have stored it anew, or moved it, since the index was loaded.
-                let tried = self.index.places(&id);
                 self.index.refresh(self).await?;
                 if self.index.places(&id).iter().all(|place| tried.contains(place)) {
                     return Err(error);

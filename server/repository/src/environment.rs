@@ -4,6 +4,7 @@ use domain::{Clock, SystemClock};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::faults::Planted;
 use crate::index::IndexOptions;
 
 /// Source of random bytes for keys and object ids.
@@ -35,6 +36,8 @@ pub struct Environment {
     pub who: String,
     /// Where and how the index is kept.
     pub index: IndexOptions,
+    #[cfg(test)]
+    pub(crate) planted: Option<Planted>,
 }
 
 impl Default for Environment {
@@ -46,7 +49,24 @@ impl Default for Environment {
             clock: Arc::new(SystemClock),
             who: whoami(),
             index: IndexOptions::default(),
+            #[cfg(test)]
+            planted: None,
         }
+    }
+}
+
+impl Environment {
+    /// Is that mistake made? Never in a normal build.
+    #[cfg(test)]
+    pub(crate) fn makes(&self, fault: Planted) -> bool {
+        self.planted == Some(fault)
+    }
+
+    /// The same.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self)] // the same question as in tests
+    pub(crate) const fn makes(&self, _: Planted) -> bool {
+        false
     }
 }
 

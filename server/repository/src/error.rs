@@ -88,6 +88,12 @@ pub enum Error {
     /// The read plan does not fit the disk or its base.
     #[error("disk {disk} cannot be backed up as planned: {reason}")]
     Plan { disk: i32, reason: String },
+    /// The writer could not show in time that it is alive; the point was given up. Trying again helps.
+    #[error("restore point {point} was given up: its writer could not renew its lease in {place} in time")]
+    LeaseLost { point: PointId, place: String },
+    /// The index said that a pack is there, and it is not. Trying again helps: its chunks are stored again.
+    #[error("{object} is gone, to which restore point {point} refers; it was given up")]
+    ReferredGone { point: PointId, object: String },
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,

@@ -12,12 +12,16 @@ use crate::format::config::Config;
 use crate::format::crypto::{GenerationSecrets, Keys, Secrets};
 use crate::format::envelope::{self, HEADER_BYTES, Magic};
 use crate::format::keyslot::{KeySlot, RecoveryKey};
+use crate::format::lease::{LeaseBody, Verdict, decode_epoch, encode_epoch};
 use crate::format::map::{self, LEVEL_MAX};
 use crate::format::names::{self, ObjectId};
 use crate::format::pack::{self, PackEntry, PackSeal};
+use crate::format::stamp::Stamp;
 use crate::format::{CHUNK_BYTES_MAX, ChunkId, ChunkKind, Codec, Fields, PAGE_BYTES, manifest, segment};
 use crate::index::Location;
+use crate::lease::is_expired;
 use crate::point::PointId;
+use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -26,7 +30,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("chunk", chunk),
     ("pack_trailer", pack_trailer),
     ("pack_footer", pack_footer),
@@ -38,6 +42,10 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("key_slot", key_slot),
     ("recovery_key", recovery_key),
     ("names", object_names),
+    ("lease", lease),
+    ("epoch", epoch),
+    ("verdict", verdict),
+    ("stamp", stamp),
 ];
 
 /// Runs the target of that name.
@@ -224,6 +232,52 @@ fn recovery_key(data: &[u8]) {
     }
 }
 
+/// The payload of a lease, sealed; and as it is.
+fn lease(data: &[u8]) {
+    let (keys, name) = (keys(), names::lease(&OBJECT));
+    let object = envelope::seal(&keys, Magic::Lease, OBJECT, &name, data).expect("sealing works");
+    if let Ok(body) = LeaseBody::decode(&keys, &name, &object) {
+        assert!(body.roots().count() <= body.roots.len());
+        let _ = (body.honours(&OBJECT), is_expired(&body, Timestamp::UNIX_EPOCH));
+        if let Ok(again) = body.encode(&keys, &name, OBJECT) {
+            assert_eq!(LeaseBody::decode(&keys, &name, &again).expect("it was just encoded"), body);
+        }
+    }
+    unsealed(Magic::Lease, &name, data);
+}
+
+/// The payload of an epoch, sealed; and as it is.
+fn epoch(data: &[u8]) {
+    let (keys, name) = (keys(), names::epoch(&OBJECT));
+    let object = envelope::seal(&keys, Magic::Epoch, OBJECT, &name, data).expect("sealing works");
+    if let Ok(packs) = decode_epoch(&keys, &name, &object) {
+        assert_eq!(encode_epoch(&keys, OBJECT, &packs).expect("encoding works"), object);
+    }
+    unsealed(Magic::Epoch, &name, data);
+}
+
+/// The payload of a challenge, sealed; and as it is.
+fn verdict(data: &[u8]) {
+    let (keys, name) = (keys(), names::challenge(&OBJECT));
+    let object = envelope::seal(&keys, Magic::Challenge, OBJECT, &name, data).expect("sealing works");
+    if let Ok(verdict) = Verdict::decode(&keys, Magic::Challenge, &name, &object) {
+        let again = verdict.encode(&keys, Magic::Challenge, &name, OBJECT).expect("encoding works");
+        assert_eq!(Verdict::decode(&keys, Magic::Challenge, &name, &again).expect("it was just encoded"), verdict);
+    }
+    unsealed(Magic::Challenge, &name, data);
+}
+
+/// The payload of a stamp, sealed; and as it is.
+fn stamp(data: &[u8]) {
+    let (keys, name) = (keys(), names::stamp(&OBJECT));
+    let object = envelope::seal(&keys, Magic::Stamp, OBJECT, &name, data).expect("sealing works");
+    if let Ok(stamp) = Stamp::decode(&keys, &name, &object) {
+        let again = stamp.encode(&keys, OBJECT).expect("encoding works");
+        assert_eq!(Stamp::decode(&keys, &name, &again).expect("it was just encoded"), stamp);
+    }
+    unsealed(Magic::Stamp, &name, data);
+}
+
 /// Names of objects as a location lists them.
 fn object_names(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else { return };
@@ -232,6 +286,10 @@ fn object_names(data: &[u8]) {
     }
     if let Some(id) = names::parse_point(name) {
         assert!(names::point(id) == name && valid_name(name));
+    }
+    if let Some((id, sequence)) = names::parse_lease(name) {
+        let again = if sequence == 0 { names::lease(&id) } else { names::renewal(&id, sequence) };
+        assert!(again == name && valid_name(name));
     }
     let _ = names::last_part_as_id(name);
     if valid_name(name) {
@@ -322,6 +380,7 @@ mod tests {
         use crate::format::keyslot::{self, Opener};
         use crate::format::map::LeafEntry;
         use crate::format::segment::PackRecord;
+        use crate::format::stamp::{Bad, PackCheck};
 
         pub fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             let text = b"restore points are worth what their restores are worth. ".repeat(20);
@@ -345,6 +404,7 @@ mod tests {
             all.extend(maps());
             all.extend(documents());
             all.extend(slots());
+            all.extend(upkeep());
             all
         }
 
@@ -416,6 +476,33 @@ mod tests {
                 ("manifest", "deep", deep),
                 ("config", "sound", config.into_bytes()),
                 ("config", "empty", b"{}".to_vec()),
+            ]
+        }
+
+        fn upkeep() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+            let id = "22".repeat(16);
+            let lease = format!(
+                r#"{{"kind":"write","who":"backup-1 pid 7","point":"{POINT}","renewed_at":"2026-01-01T00:00:00Z",
+                "valid_seconds":900,"epochs":["{id}"],"roots":["{}"]}}"#,
+                "33".repeat(32)
+            );
+            let verdict = format!(r#"{{"lease":"{id}","point":"{POINT}","at":"2026-01-01T00:00:00Z"}}"#);
+            let forever = r#"{"kind":"read","who":"","renewed_at":"-009999-01-02T01:59:59Z","valid_seconds":18446744073709551615}"#;
+            let packs = [&2u32.to_le_bytes()[..], &[1; 16], &[2; 16]].concat();
+            let mut stamp = Stamp::default();
+            stamp.packs.insert([1; 16], PackCheck { checked_at: 1, bad: Bad::none() });
+            stamp.packs.insert([2; 16], PackCheck { checked_at: 2, bad: Bad::Chunks([1, 5].into()) });
+            stamp.packs.insert([3; 16], PackCheck { checked_at: 3, bad: Bad::Whole });
+            let object = stamp.encode(&keys(), OBJECT).unwrap();
+            let payload = envelope::open(&keys(), Magic::Stamp, &names::stamp(&OBJECT), &object).unwrap().1;
+            vec![
+                ("lease", "write", lease.into_bytes()),
+                ("lease", "forever", forever.as_bytes().to_vec()),
+                ("epoch", "two", packs),
+                ("epoch", "says-4-gi-packs", vec![0xff; 4]),
+                ("verdict", "sound", verdict.into_bytes()),
+                ("stamp", "three", payload),
+                ("stamp", "says-4-gi-packs", [&[0; 8][..], &[0xff; 4]].concat()),
             ]
         }
 

@@ -8,22 +8,29 @@
 pub mod backend;
 mod cache;
 mod catalogue;
+mod collector;
 mod core;
 mod documents;
 mod environment;
+mod epochs;
 mod error;
+mod faults;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 mod index;
 mod keys;
+mod lease;
 mod location;
 mod locks;
 mod point;
 mod pool;
 mod reader;
 mod repository;
+#[cfg(test)]
+mod simulation;
 mod source;
 mod verify;
 mod writer;
@@ -33,10 +40,13 @@ pub use backend::{
     S3Capabilities, S3Options, SmbBackend, SmbOptions,
 };
 pub use catalogue::{Catalogue, CatalogueDisk, CatalogueMachine, CataloguePoint};
+pub use collector::{CollectOptions, CollectProgress, CollectReport, Waiting};
 pub use environment::{Environment, Randomness, SystemRandomness};
 pub use error::{Error, Result, SourceError};
 pub use format::crypto::Argon2Cost;
 pub use format::keyslot::{RecoveryKey, SlotKind};
+pub use format::lease::LeaseKind;
+pub use hold::PointHold;
 pub use index::IndexOptions;
 #[doc(hidden)]
 pub use index::synthetic;

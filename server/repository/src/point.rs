@@ -9,6 +9,7 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::format::names::{self, ObjectId};
 
 /// Identifies a restore point for ever. Chosen by who makes the point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -117,6 +118,9 @@ pub struct Point {
     /// Generation of the keys its manifest is sealed and signed with: in its header, not in its body.
     #[serde(skip)]
     pub key_generation: u8,
+    /// The lease it was written under, in hex; a point whose lease was declared dead is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 impl Point {
@@ -126,6 +130,11 @@ impl Point {
             .iter()
             .find(|disk| disk.config.key == disk_key)
             .ok_or(Error::NoSuchDisk { point: self.id, disk: disk_key })
+    }
+
+    /// The id of its lease.
+    pub(crate) fn lease_id(&self) -> Option<ObjectId> {
+        names::last_part_as_id(self.lease.as_deref()?)
     }
 
     /// What a list shows of it.

@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::format::config::{CONFIG_BYTES_MAX, ChunkConfig, Config, check_pack_by
 use crate::format::crypto::{Argon2Cost, GenerationSecrets, Keys, Secrets};
 use crate::format::envelope::{Header, Magic};
 use crate::format::keyslot::{self, Opener, RecoveryKey};
-use crate::format::names;
+use crate::format::names::{self, ObjectId};
 use crate::keys::{blocking, unlock};
 use crate::point::{DamagedPoint, Point, PointId, PointList, PointSummary};
 
@@ -59,12 +59,14 @@ pub struct Usage {
     pub points: u64,
     /// Bytes in manifests.
     pub point_bytes: u64,
+    /// Bytes in what serves giving space back: leases, epochs, challenges, voids.
+    pub upkeep_bytes: u64,
 }
 
 impl Usage {
     /// All of it, in bytes.
     pub fn total_bytes(&self) -> u64 {
-        self.pack_bytes + self.index_bytes + self.point_bytes
+        self.pack_bytes + self.index_bytes + self.point_bytes + self.upkeep_bytes
     }
 }
 
@@ -182,7 +184,12 @@ impl Repository {
     pub async fn points(&self) -> Result<PointList> {
         let mut list = PointList::default();
         let objects = self.core.backend.list(names::POINTS).await?;
-        let mut summaries = stream::iter(objects).map(|object| self.summarise(object.name)).buffered(MANIFESTS_AT_ONCE);
+        // After the manifests: a void is older than a manifest that came too late.
+        let voids = self.core.backend.list(names::VOIDS).await?;
+        let voids: HashSet<ObjectId> = voids.iter().filter_map(|void| names::last_part_as_id(&void.name)).collect();
+        let voids = &voids;
+        let mut summaries =
+            stream::iter(objects).map(|object| self.summarise(object.name, voids)).buffered(MANIFESTS_AT_ONCE);
         while let Some((object, id, summary)) = summaries.next().await {
             match summary {
                 Ok(summary) => list.points.push(summary),
@@ -195,23 +202,33 @@ impl Repository {
         Ok(list)
     }
 
-    async fn summarise(&self, object: String) -> (String, Option<PointId>, Result<PointSummary>) {
+    async fn summarise(
+        &self,
+        object: String,
+        voids: &HashSet<ObjectId>,
+    ) -> (String, Option<PointId>, Result<PointSummary>) {
         let id = names::parse_point(&object);
         let summary = match id {
-            Some(id) => self.summary(id).await,
+            Some(id) => self.summary(id, voids).await,
             None => Err(Error::damaged(&object, "its name is not that of a restore point")),
         };
         (object, id, summary)
     }
 
-    async fn summary(&self, id: PointId) -> Result<PointSummary> {
+    async fn summary(&self, id: PointId, voids: &HashSet<ObjectId>) -> Result<PointSummary> {
         let known = self.core.summaries.lock().get(&id).cloned();
-        if let Some(summary) = known {
-            return Ok(summary);
+        let (summary, lease) = if let Some(known) = known {
+            known
+        } else {
+            let point = self.core.written_manifest(id).await?.0;
+            let known = (point.summary(), point.lease_id());
+            self.core.summaries.lock().insert(id, known.clone());
+            known
+        };
+        match lease.filter(|lease| voids.contains(lease)) {
+            Some(lease) if self.core.is_void(&lease).await? => Err(Error::NoSuchPoint(id)),
+            _ => Ok(summary),
         }
-        let summary = self.core.manifest(id).await?.0.summary();
-        self.core.summaries.lock().insert(id, summary.clone());
-        Ok(summary)
     }
 
     /// One point's manifest.
@@ -243,6 +260,9 @@ impl Repository {
         for object in backend.list(names::POINTS).await? {
             usage.points += 1;
             usage.point_bytes += object.size;
+        }
+        for prefix in [names::LEASES, names::EPOCHS, names::CHALLENGES, names::VOIDS] {
+            usage.upkeep_bytes += backend.list(prefix).await?.iter().map(|object| object.size).sum::<u64>();
         }
         Ok(usage)
     }

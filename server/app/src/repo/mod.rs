@@ -2,6 +2,7 @@
 //! Owns: the subcommands' arguments and output. Must never: print a passphrase, or leave half an image behind.
 
 mod backup;
+mod gc;
 mod key;
 mod passphrase;
 mod report;
@@ -108,6 +109,8 @@ enum Action {
         #[arg(long)]
         machine: Option<String>,
     },
+    /// Give back the space of what no restore point needs; backups may run meanwhile
+    Gc(gc::GcArgs),
     /// Write a disk of a restore point to a new raw image file, sparse
     Restore {
         #[command(flatten)]
@@ -217,6 +220,7 @@ pub async fn execute(command: RepoCommand, out: &mut (dyn Write + Send)) -> Resu
         Action::Backup { place, disk, changed_areas, machine } => {
             back_up(&place, &disk, changed_areas.as_deref(), machine, out).await
         }
+        Action::Gc(args) => gc::run(&open(&args.place).await?, &args, out).await,
         Action::Adopt { place, json } => {
             let catalogue = open(&place).await?.catalogue().await?;
             if json { report::json(&catalogue, out) } else { report::catalogue(&catalogue, out) }

@@ -17,6 +17,10 @@ pub enum Magic {
     Index,
     Point,
     Stamp,
+    Lease,
+    Epoch,
+    Challenge,
+    Void,
 }
 
 impl Magic {
@@ -28,6 +32,10 @@ impl Magic {
             Self::Index => b"SFINDEX\0",
             Self::Point => b"SFPOINT\0",
             Self::Stamp => b"SFSTAMP\0",
+            Self::Lease => b"SFLEASE\0",
+            Self::Epoch => b"SFEPOCH\0",
+            Self::Challenge => b"SFCHALNG",
+            Self::Void => b"SFVOID\0\0",
         }
     }
 
@@ -40,6 +48,10 @@ impl Magic {
             Self::Index => "index",
             Self::Point => "point",
             Self::Stamp => "stamp",
+            Self::Lease => "lease",
+            Self::Epoch => "epoch",
+            Self::Challenge => "challenge",
+            Self::Void => "void",
         }
     }
 }

@@ -117,6 +117,18 @@ pub fn decode_inner(bytes: &[u8], level: u32, count: u64) -> Option<Vec<ChunkId>
     Some(body.chunks_exact(32).filter_map(|id| id.try_into().ok().map(ChunkId)).collect())
 }
 
+/// What a node of any place refers to, itself apart: its level, and the ids below it that are not zero.
+pub fn references(bytes: &[u8]) -> Option<(u32, Vec<ChunkId>)> {
+    let level = u32::from(*bytes.get(MAGIC.len())?);
+    let (count, body) = open_node(bytes, level)?;
+    let (most, entry_bytes, id_at) = if level == 0 { (LEAF_ENTRIES_MAX, 36, 4) } else { (FANOUT as usize, 32, 0) };
+    if level > LEVEL_MAX || count > most || body.len() != count * entry_bytes {
+        return None;
+    }
+    let ids = body.chunks_exact(entry_bytes).filter_map(|entry| entry.get(id_at..)?.try_into().ok().map(ChunkId));
+    Some((level, ids.filter(|id| !id.is_zero()).collect()))
+}
+
 /// Number of children of inner node `index` at `level` of a disk.
 pub fn child_count(size_bytes: u64, level: u32, index: u64) -> u64 {
     let below = span_bytes(level.saturating_sub(1));

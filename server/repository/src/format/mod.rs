@@ -7,6 +7,7 @@ pub mod config;
 pub mod crypto;
 pub mod envelope;
 pub mod keyslot;
+pub mod lease;
 pub mod manifest;
 pub mod map;
 pub mod names;

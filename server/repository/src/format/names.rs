@@ -20,6 +20,14 @@ pub const INDEX: &str = "index/";
 pub const STAMPS: &str = "stamps/";
 /// Manifests.
 pub const POINTS: &str = "points/";
+/// Leases and their renewals.
+pub const LEASES: &str = "leases/";
+/// Lists of condemned packs.
+pub const EPOCHS: &str = "epochs/";
+/// Leases a collector asked after.
+pub const CHALLENGES: &str = "challenges/";
+/// Leases a collector declared dead.
+pub const VOIDS: &str = "voids/";
 
 /// A random 16-byte id of an object.
 pub type ObjectId = [u8; 16];
@@ -43,6 +51,36 @@ pub fn stamp(id: &ObjectId) -> String {
 
 pub fn point(id: PointId) -> String {
     format!("{POINTS}{id}")
+}
+
+pub fn lease(id: &ObjectId) -> String {
+    format!("{LEASES}{}", hex::encode(id))
+}
+
+/// The `sequence`-th renewal of a lease, from 1.
+pub fn renewal(id: &ObjectId, sequence: u64) -> String {
+    format!("{LEASES}{}.{sequence}", hex::encode(id))
+}
+
+pub fn epoch(id: &ObjectId) -> String {
+    format!("{EPOCHS}{}", hex::encode(id))
+}
+
+pub fn challenge(lease: &ObjectId) -> String {
+    format!("{CHALLENGES}{}", hex::encode(lease))
+}
+
+pub fn void(lease: &ObjectId) -> String {
+    format!("{VOIDS}{}", hex::encode(lease))
+}
+
+/// Lease and sequence, 0 for the lease itself.
+pub fn parse_lease(name: &str) -> Option<(ObjectId, u64)> {
+    let text = name.strip_prefix(LEASES)?;
+    let (id, sequence) = text.split_once('.').map_or((text, Some(0)), |(id, rest)| (id, rest.parse().ok()));
+    let (id, sequence) = (last_part_as_id(id)?, sequence?);
+    let whole = if sequence == 0 { lease(&id) } else { renewal(&id, sequence) };
+    (whole == name).then_some((id, sequence))
 }
 
 /// The pack's id, when `name` is the name of a pack.

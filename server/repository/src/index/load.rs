@@ -3,6 +3,7 @@
 use futures_util::{StreamExt, stream};
 use std::collections::HashSet;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 use super::packs::Pack;
 use super::tiers::Tiers;
@@ -43,6 +44,8 @@ pub struct Progress {
     /// Chunks that were in no pack when all were last looked through, since the last change of the segments.
     missing: IdSet,
     in_memory: usize,
+    /// Until when lists that lag are, or were, given their time before a chunk is called missing.
+    settled_at: Option<Instant>,
     /// At the last load something was sealed with this newer generation of keys; and the newest that was known.
     rotated: Option<(u8, u8)>,
 }
@@ -73,16 +76,32 @@ impl Index {
         if let Some(location) = self.known(id).filter(|location| self.is_good(id, location)) {
             return Ok(location);
         }
-        let mut progress = self.loading.lock().await;
-        self.load(core, &mut progress).await?;
-        if self.known(id).is_none() && !progress.missing.contains(id) {
-            self.scan(core, &mut progress).await?;
-            let remember = progress.rotated.is_none() && progress.missing.len() < MISSING_CHUNKS_MAX;
-            if self.known(id).is_none() && remember {
+        let lag = core.backend.list_lag();
+        loop {
+            let mut progress = self.loading.lock().await;
+            self.load(core, &mut progress).await?;
+            if self.known(id).is_none() && !progress.missing.contains(id) {
+                self.scan(core, &mut progress).await?;
+            }
+            if let Some(location) = self.known(id) {
+                return Ok(location);
+            }
+            // It may have been stored just now, and no list shows it yet.
+            if !lag.is_zero() && !progress.missing.contains(id) {
+                let now = Instant::now();
+                let settled_at = progress.settled_at.filter(|at| *at + lag >= now).unwrap_or(now + lag);
+                progress.settled_at = Some(settled_at);
+                if settled_at > now {
+                    drop(progress);
+                    tokio::time::sleep_until(settled_at).await;
+                    continue;
+                }
+            }
+            if progress.rotated.is_none() && progress.missing.len() < MISSING_CHUNKS_MAX {
                 progress.missing.insert(*id);
             }
+            return Err(progress.missing(id));
         }
-        self.known(id).ok_or_else(|| progress.missing(id))
     }
 
     /// Loads the index once.

@@ -1,6 +1,7 @@
 //! Merging index segments in the repository: each backup leaves a small one; few large ones are quicker to read.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::load::read_segment;
 use crate::backend::{BackendErrorKind, ObjectInfo};
@@ -26,12 +27,16 @@ pub struct SegmentMerge {
     pub bytes_written: u64,
 }
 
-/// Merges small segments into few: each merged one is durable before the first it replaces is deleted, so that at every
-/// moment each pack is named by a segment. Packs for which `keep` is false, and those that are not there, are left out.
+/// Merges small segments into few: each merged one is durable, and in every list after `lag`, before the first it replaces
+/// is deleted, so that at every moment each pack is named by a segment. Packs for which `keep` is false, and those that are
+/// not there, are left out.
 ///
 /// Only for whoever may delete packs, one at a time: a segment must not come back with packs that were deleted meanwhile.
-#[allow(dead_code)] // for the collection of space
-pub async fn merge_segments(core: &Core, keep: impl Fn(&ObjectId) -> bool + Send) -> Result<SegmentMerge> {
+pub async fn merge_segments(
+    core: &Core,
+    lag: Duration,
+    keep: impl Fn(&ObjectId) -> bool + Send,
+) -> Result<SegmentMerge> {
     let mut report = SegmentMerge::default();
     let mut small = core.backend.list(names::INDEX).await?;
     small.retain(|object| object.size <= SMALL_BYTES_MAX && names::parse_segment(&object.name).is_some());
@@ -39,8 +44,17 @@ pub async fn merge_segments(core: &Core, keep: impl Fn(&ObjectId) -> bool + Send
         return Ok(report);
     }
     small.sort_by(|one, other| (one.size, &one.name).cmp(&(other.size, &other.name)));
+    let mut replaced = Vec::new();
     for group in groups(small) {
-        merge_group(core, group, &keep, &mut report).await?;
+        replaced.extend(merge_group(core, group, &keep, &mut report).await?);
+    }
+    if !replaced.is_empty() && !lag.is_zero() {
+        tokio::time::sleep(lag).await;
+    }
+    for object in replaced {
+        core.backend.delete(&object.name).await?;
+        report.bytes_deleted += object.size;
+        report.segments_deleted += 1;
     }
     Ok(report)
 }
@@ -62,18 +76,21 @@ fn groups(objects: Vec<ObjectInfo>) -> Vec<Vec<ObjectInfo>> {
     groups
 }
 
+/// Writes what takes the place of a group: the segments to delete.
 async fn merge_group(
     core: &Core,
     group: Vec<ObjectInfo>,
     keep: &(impl Fn(&ObjectId) -> bool + Send),
     report: &mut SegmentMerge,
-) -> Result<()> {
+) -> Result<Vec<ObjectInfo>> {
     let (mut merged, mut replaced, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for object in group {
         let records = match read_segment(core, &object.name, object.size).await {
             Ok(records) => records,
             // Verify tells; one that is damaged is not ours to remove.
             Err(error) if error.is_damage() => continue,
+            // Another collector was quicker.
+            Err(Error::Backend(error)) if error.kind == BackendErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
         let kept = records.into_iter().filter(|record| keep(&record.id) && seen.insert(record.id));
@@ -81,7 +98,7 @@ async fn merge_group(
         replaced.push(object);
     }
     if replaced.len() < 2 {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let merged = only_present(core, merged).await?;
     if !merged.is_empty() {
@@ -95,12 +112,7 @@ async fn merge_group(
         }
         core.index.cover(id, &merged);
     }
-    for object in replaced {
-        core.backend.delete(&object.name).await?;
-        report.bytes_deleted += object.size;
-        report.segments_deleted += 1;
-    }
-    Ok(())
+    Ok(replaced)
 }
 
 async fn only_present(core: &Core, records: Vec<PackRecord>) -> Result<Vec<PackRecord>> {

@@ -38,6 +38,7 @@ use record::{Place, key_of};
 use tiers::{Segment, Tiers};
 
 pub use load::{read_footer, read_segment};
+pub use merge::merge_segments;
 pub use table::{IdMap, IdSet};
 pub use tiers::IndexOptions;
 
@@ -141,13 +142,24 @@ impl Index {
         })
     }
 
+    /// The same, and of each whether it is expected to be readable.
+    pub fn judged(&self, id: &ChunkId) -> Vec<(Location, bool)> {
+        let readable = |trust| matches!(trust, Trust::Good | Trust::Condemned);
+        self.trusted(id).into_iter().map(|(trust, location)| (location, readable(trust))).collect()
+    }
+
+    /// Is what is in the pack known?
+    pub fn knows(&self, pack: &ObjectId) -> bool {
+        let packs = self.tiers.packs.read();
+        packs.number(pack).and_then(|number| packs.get(number)).is_some_and(|pack| !pack.is_gone())
+    }
+
     /// The place to read the chunk from, as far as is known.
     pub fn known(&self, id: &ChunkId) -> Option<Location> {
         self.trusted(id).into_iter().next().map(|(_, location)| location)
     }
 
     /// Every place of the chunk, those that are expected to be readable first.
-    #[allow(dead_code)] // for readers that try more than one
     pub fn places(&self, id: &ChunkId) -> Vec<Location> {
         self.trusted(id).into_iter().map(|(_, location)| location).collect()
     }
@@ -164,7 +176,6 @@ impl Index {
     }
 
     /// These packs are going to be deleted: nothing new may refer to them. For ever, whether known here yet or not.
-    #[allow(dead_code)] // for writers that honour epochs
     pub fn condemn<'a>(&self, condemned: impl IntoIterator<Item = &'a ObjectId>) {
         self.tiers.packs.write().condemn(condemned);
     }

@@ -413,8 +413,10 @@ mod repository {
     use crate::format::names;
     use crate::format::pack::PackSeal;
     use crate::format::segment;
-    use crate::index::merge::{SegmentMerge, merge_segments};
+    use crate::index::merge::SegmentMerge;
+    use crate::index::merge_segments;
     use crate::repository::{InitOptions, Repository};
+    use std::time::Duration;
 
     fn passphrase() -> SecretString {
         SecretString::from("correct horse battery staple")
@@ -597,7 +599,7 @@ mod repository {
         let core = open(memory.clone(), small()).await.unwrap();
         memory.delete(&names::pack(&packs[3].id)).await.unwrap();
         let condemned = packs[4].id;
-        let report = merge_segments(&core, |pack| *pack != condemned).await.unwrap();
+        let report = merge_segments(&core, Duration::ZERO, |pack| *pack != condemned).await.unwrap();
         assert_eq!((report.segments_deleted, report.segments_written), (12, 1));
         let listed = memory.list(names::INDEX).await.unwrap();
         assert_eq!(listed.iter().map(|object| object.size).collect::<Vec<_>>(), [report.bytes_written]);
@@ -605,7 +607,11 @@ mod repository {
         let left: HashSet<ObjectId> = left.unwrap().iter().map(|record| record.id).collect();
         assert_eq!(left.len(), 10);
         assert!(!left.contains(&condemned) && !left.contains(&packs[3].id));
-        assert_eq!(merge_segments(&core, |_| true).await.unwrap(), SegmentMerge::default(), "nothing is left to do");
+        assert_eq!(
+            merge_segments(&core, Duration::ZERO, |_| true).await.unwrap(),
+            SegmentMerge::default(),
+            "nothing is left to do"
+        );
         for core in [core, open(memory, small()).await.unwrap()] {
             core.index.refresh(&core).await.unwrap();
             assert!((0..60).filter(|chunk| !(15..25).contains(chunk)).all(|chunk| core.index.has(&id(&core, chunk))));
@@ -619,7 +625,7 @@ mod repository {
         let probe = FaultyBackend::new(Arc::new(memory.snapshot()));
         let core = open(probe.clone(), small()).await.unwrap();
         let before = probe.operations();
-        merge_segments(&core, |_| true).await.unwrap();
+        merge_segments(&core, Duration::ZERO, |_| true).await.unwrap();
         let operations = probe.operations();
         assert!(operations - before >= 12 * 3 + 2);
         for fault in [Fault::CrashBefore, Fault::CrashAfter] {
@@ -628,13 +634,13 @@ mod repository {
                 let faulty = FaultyBackend::new(Arc::new(copy.clone()));
                 let core = open(faulty.clone(), small()).await.unwrap();
                 faulty.inject(operation, fault);
-                let _ = merge_segments(&core, |_| true).await;
+                let _ = merge_segments(&core, Duration::ZERO, |_| true).await;
                 let core = open(copy.clone(), small()).await.unwrap();
                 core.index.refresh(&core).await.unwrap();
                 // Known from segments alone: at every moment each pack is named by one.
                 let known = (0..60).all(|chunk| core.index.known(&id(&core, chunk)).is_some());
                 assert!(known, "{fault:?} at operation {operation}");
-                merge_segments(&core, |_| true).await.unwrap();
+                merge_segments(&core, Duration::ZERO, |_| true).await.unwrap();
                 assert_reads(&open(copy, small()).await.unwrap(), 0..60).await;
             }
         }

@@ -351,10 +351,11 @@ impl<'a> Verifier<'a> {
         if complete {
             all.unfinished_since = 0;
         }
-        let (listed, now) = (&self.listed, self.now);
+        let (listed, now, index) = (&self.listed, self.now, &self.core.index);
         all.packs.retain(|pack, check| {
             let is_there = listed.binary_search_by_key(pack, |(id, _)| *id).is_ok();
-            is_there || (check.bad == Bad::Whole && check.checked_at >= now)
+            // As long as a segment names one that is gone, writers have to be told.
+            is_there || (check.bad == Bad::Whole && (check.checked_at >= now || index.knows(pack)))
         });
         match stamps::write(self.core, &all).await {
             Ok(_) => {

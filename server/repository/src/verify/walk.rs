@@ -132,6 +132,8 @@ impl Verifier<'_> {
     /// Decides what is lost: chunks that are bad in one place may be good in another, and packs may have moved meanwhile.
     pub(super) async fn judge(&mut self) -> Result<()> {
         if self.vanished || !self.faults.is_empty() {
+            // What was stored just now may be in no list yet.
+            tokio::time::sleep(self.core.backend.list_lag()).await;
             self.core.index.rescan(self.core).await?;
         }
         if std::mem::take(&mut self.vanished) {

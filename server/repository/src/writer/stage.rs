@@ -1,7 +1,9 @@
 //! What all disks of a point share: the byte budget, packs being filled and written, and the order of commit.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
@@ -10,19 +12,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::buffer::{PackBuffer, PackBuffers};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, BackendErrorKind};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::codec::Workspace;
 use crate::format::envelope::HEADER_BYTES;
-use crate::format::names;
+use crate::format::names::{self, ObjectId};
 use crate::format::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry, PackSeal};
 use crate::format::segment::{self, PackRecord, SEGMENT_ENTRIES_TARGET};
+use crate::format::stamp::{Bad, PackCheck, Stamp};
 use crate::format::{ChunkId, ChunkKind};
 use crate::index::IdSet;
-use crate::point::DiskSummary;
+use crate::lease::{PackTag, pack_tag};
+use crate::point::{DiskSummary, PointId};
 use crate::pool::Outcome;
 use crate::source::Progress;
+use crate::verify::stamps;
 
 /// Content waiting for a thread.
 const QUEUE_BYTES: usize = 12 << 20;
@@ -31,6 +36,9 @@ const QUEUE_BYTES: usize = 12 << 20;
 const BUDGET_BESIDE_PACK_BYTES: usize = 32 << 20;
 /// Packs of map nodes are closed at this size, so that they never hold much of the budget.
 const MAP_PACK_BYTES: u64 = 8 << 20;
+
+/// Packs looked for at the same time, before the commit.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// What became of one disk's bytes.
 pub struct Counts {
@@ -137,6 +145,10 @@ pub struct Stage {
     pending: Mutex<IdSet>,
     open: [Mutex<Option<Arc<ActivePack>>>; 2],
     buffers: Arc<PackBuffers>,
+    /// Ends the ids of its packs.
+    tag: PackTag,
+    /// Packs of others that this point refers to.
+    referred: Mutex<BTreeSet<ObjectId>>,
     /// Durable packs that no segment covers yet.
     uncovered: Mutex<Vec<PackRecord>>,
     tasks: TaskTracker,
@@ -144,7 +156,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new(core: Arc<Core>) -> Arc<Self> {
+    pub fn new(core: Arc<Core>, tag: PackTag) -> Arc<Self> {
         let budget = core.config.pack_bytes as usize + BUDGET_BESIDE_PACK_BYTES;
         Arc::new(Self {
             core,
@@ -155,6 +167,8 @@ impl Stage {
             pending: Mutex::default(),
             open: Default::default(),
             buffers: Arc::default(),
+            tag,
+            referred: Mutex::default(),
             uncovered: Mutex::default(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -198,7 +212,11 @@ impl Stage {
         {
             // The index is asked under the lock: a chunk moves from here into the index, in that order, never out of both.
             let mut pending = self.pending.lock();
-            if self.core.index.has(&id) || !pending.insert(id) {
+            if let Some(pack) = self.core.index.usable_pack(&id) {
+                self.refer(pack);
+                return Ok(id);
+            }
+            if !pending.insert(id) {
                 return Ok(id);
             }
         }
@@ -215,6 +233,51 @@ impl Stage {
         Ok(id)
     }
 
+    fn refer(&self, pack: ObjectId) {
+        if pack_tag(&pack) != self.tag {
+            self.referred.lock().insert(pack);
+        }
+    }
+
+    /// Are all packs there that this point refers to? The index may be wrong: a segment may have come late, a pack may
+    /// have been lost. From here on the lease keeps them.
+    pub async fn check_referred(&self, point: PointId) -> Result<()> {
+        let packs: Vec<ObjectId> = self.referred.lock().iter().copied().collect();
+        let mut looks = stream::iter(packs)
+            .map(|pack| async move { (pack, self.core.backend.stat(&names::pack(&pack)).await) })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        let mut missing = Vec::new();
+        while let Some((pack, found)) = looks.next().await {
+            match found {
+                Ok(_) => {}
+                Err(error) if error.kind == BackendErrorKind::NotFound => missing.push(pack),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(first) = missing.first() else { return Ok(()) };
+        let object = names::pack(first);
+        self.tell_missing(missing).await;
+        Err(Error::ReferredGone { point, object })
+    }
+
+    /// Sees to it that the next attempt, by whomever, stores what was in these packs again.
+    async fn tell_missing(&self, packs: Vec<ObjectId>) {
+        let checked_at = u64::try_from(self.core.environment.clock.now().as_millisecond()).unwrap_or_default();
+        let mut stamp = Stamp::default();
+        for pack in packs {
+            self.core.index.forget(&pack);
+            stamp.note(pack, PackCheck { checked_at, bad: Bad::Whole });
+        }
+        if let Err(error) = stamps::write(&self.core, &stamp).await {
+            tracing::warn!(%error, "others are not told of packs that are gone");
+        }
+    }
+
+    /// Does some work that nobody waits for.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
     /// A place in the open pack of that kind.
     fn reserve(&self, entry: PackEntry) -> Result<Reserved> {
         let target = match entry.kind {
@@ -225,7 +288,7 @@ impl Stage {
         let pack = if let Some(pack) = &*open {
             Arc::clone(pack)
         } else {
-            let seal = PackSeal::new(&self.core.keys, self.core.new_id()?)?;
+            let seal = PackSeal::new(&self.core.keys, self.core.new_pack_id(self.tag)?)?;
             let mut buffer = self.buffers.take(entry.kind);
             buffer.put(0, &seal.header);
             let filling = Filling { buffer, end: HEADER_BYTES as u64, ..Filling::default() };

@@ -88,30 +88,22 @@ async fn the_fixture_opens_and_reads() {
     }
 }
 
-/// Golden bytes of every kind of object. The texts and `config`, which holds their hashes, change with the texts. Were a
-/// later zstd to compress otherwise, packs and index segments would differ, and this test would have to leave them out.
+/// Golden bytes of what a writer leaves, as one hash: the fixture was made before manifests named their lease and packs were
+/// tagged. The texts and `config`, which holds their hashes, change with the texts. A later zstd that compresses otherwise
+/// changes packs and index segments: then this has to be looked at, not only written anew.
+const GOLDEN: &str = "ade1d2c657904ad5836690705ed7797929509a76c146043cff03b9047de11f45";
+
 #[tokio::test]
 async fn the_same_input_gives_the_same_bytes() {
     let (memory, _) = make().await;
-    let folder = FolderBackend::open(fixture()).unwrap();
-    let made = memory.list("").await.unwrap();
-    assert_eq!(made, {
-        let mut kept = folder.list("").await.unwrap();
-        for object in &mut kept {
-            if !object.name.contains('/') {
-                object.size = memory.stat(&object.name).await.unwrap().size;
-            }
-        }
-        kept
-    });
-    let mut compared = 0;
-    for object in made.iter().filter(|object| object.name.contains('/')) {
-        let (made, kept) =
-            (memory.get(&object.name, None).await.unwrap(), folder.get(&object.name, None).await.unwrap());
-        assert!(made == kept, "{}", object.name);
-        compared += 1;
+    let (mut hasher, mut count) = (blake3::Hasher::new(), 0);
+    for object in memory.list("").await.unwrap().iter().filter(|object| object.name.contains('/')) {
+        hasher.update(object.name.as_bytes()).update(&object.size.to_le_bytes());
+        hasher.update(&memory.get(&object.name, None).await.unwrap());
+        count += 1;
     }
-    assert_eq!(compared, 10, "2 key slots, 4 packs, 2 segments, 2 manifests");
+    assert_eq!(count, 10, "2 key slots, 4 packs, 2 segments, 2 manifests");
+    assert_eq!(hasher.finalize().to_hex().as_str(), GOLDEN);
 }
 
 /// A Python that has the packages the reader needs. Without one there is no second opinion: that fails the test.

@@ -94,6 +94,25 @@ async fn a_missing_pack() {
     }
 }
 
+/// Nobody verified since: the first who refers to it fails at its commit, and tells the others.
+#[tokio::test]
+async fn a_missing_pack_that_nobody_knows_of() {
+    let (memory, content) = sample().await;
+    let name = packs(&memory).await.remove(0);
+    memory.delete(&name).await.unwrap();
+    let backup = |number| {
+        let (memory, content) = (memory.clone(), content.clone());
+        async move { full_point(&reopen(Arc::new(memory)).await, point_id(number), &[content]).await }
+    };
+    let error = backup(2).await.unwrap_err();
+    assert!(matches!(&error, repository::Error::ReferredGone { object, .. } if *object == name), "{error}");
+    assert!(backup(3).await.unwrap().bytes_stored > 0);
+    assert_eq!(backup(4).await.unwrap().bytes_stored, 0);
+    for number in [1, 3, 4] {
+        assert_reads(&reopen(Arc::new(memory.clone())).await, point_id(number), std::slice::from_ref(&content)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_pack_cut_short() {
     let (memory, content) = sample().await;

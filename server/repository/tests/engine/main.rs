@@ -1,6 +1,7 @@
 //! The repository from outside: what is backed up is what is read, whatever happens in between.
 
 mod catalogue;
+mod collect;
 mod crash;
 mod damage;
 mod fixture;
