@@ -46,4 +46,30 @@ pub enum DiskError {
         #[source]
         source: std::io::Error,
     },
+    /// The target of the bytes failed.
+    #[error("{format}: writing failed")]
+    Write {
+        /// Format.
+        format: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One image of a chain cannot be used; the cause says why.
+    #[error("image {image}")]
+    InImage {
+        /// Path of the image.
+        image: String,
+        /// The cause.
+        #[source]
+        source: Box<DiskError>,
+    },
+    /// An image needs another one that is not there, or is no longer the one it was made on.
+    #[error("the parent of {image}: {reason}")]
+    Parent {
+        /// Path of the child.
+        image: String,
+        /// What was looked for and what was found.
+        reason: String,
+    },
 }
