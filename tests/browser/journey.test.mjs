@@ -144,6 +144,7 @@ async function allPages(page, base) {
     activity: "/activity", run: await at("/activity?kind=backup", "/activity/"),
     restore: "/restore", points: machine, point: await at(machine, "/restore/points/"),
     storage: "/storage", location: await at("/storage", "/storage/"), "location-new": "/storage/new",
+    "location-smb": "/storage/new?kind=smb", "location-nfs": "/storage/new?kind=nfs", "location-s3": "/storage/new?kind=s3",
     settings: "/settings", account: "/settings/account", audit: "/settings/audit",
     search: "/search?q=a", "not-found": "/no/such/page",
   };
@@ -166,13 +167,15 @@ async function lookAt(page, name, seen) {
 // The one expected console error: the browser reports that a page was not there.
 const expected = (problem) => problem.includes("404") && problem.includes("/no/such/page");
 
-test("from the first start to a restored machine", { timeout: 900_000 }, async () => {
+test("from the first start to a restored machine", { timeout: 900_000 }, async (t) => {
   const folder = await mkdtemp(path.join(tmpdir(), "stillframe-journey-"));
   const host = await startHost(path.join(folder, "host"));
   try {
     await withConsole(async ({ server, page, problems, shot, browser }) => {
       const base = server.url.replace(/\/$/, "");
       const seen = [];
+      const began = performance.now();
+      const after = () => `${((performance.now() - began) / 1000).toFixed(1)} s after the first page`;
       await setUp(page, server, shot);
       await lookAt(page, "home-empty", seen);
       await page.getByRole("button", { name: "Add a simulated host" }).click();
@@ -185,11 +188,13 @@ test("from the first start to a restored machine", { timeout: 900_000 }, async (
       await page.getByRole("button", { name: "Create and run now" }).click();
       await shot("run-live");
       assert.match(await watch(page), /^Done/);
+      t.diagnostic(`first backup of three machines finished ${after()}`);
       await page.getByRole("button", { name: "Cancel run" }).waitFor({ state: "detached" });
       await page.getByRole("link", { name: "Open the task" }).click();
       await page.getByRole("button", { name: "Run now" }).click();
       assert.match(await watch(page), /^Done/);
       await restoreFirst(page);
+      t.diagnostic(`a machine restored to another host ${after()}`);
       await lookAt(page, "run-restore", seen);
 
       const drafts = await wizardPages(page, base);

@@ -6,7 +6,7 @@ use db::{DeviceId, Job, RepositoryId, TaskId, VmId};
 use domain::finding::Severity;
 use domain::job::{Disposition, JobError, JobState};
 use domain::point::PointKind;
-use engine::{Folders, HostAccess, Locations, RestoreOrder};
+use engine::{HostAccess, LocationOrder, Locations, RealLocations, RestoreOrder};
 use simulators::esxi::{Action, Corruption, DiskMode, HostConfig, License, MachineSpec, On, Rule};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ struct Case {
 
 impl Case {
     async fn new() -> Self {
-        Self::with(machine("web-01", &[(32, 16)]), Arc::new(Folders)).await
+        Self::with(machine("web-01", &[(32, 16)]), Arc::new(RealLocations)).await
     }
 
     async fn with(spec: MachineSpec, locations: Arc<dyn Locations>) -> Self {
@@ -299,12 +299,12 @@ async fn a_repository_is_adopted_with_its_passphrase_only() {
     let case = Case::new().await;
     case.run(JobState::Succeeded).await;
     let path = case.rig.repository_path();
-    let path = path.to_str().expect("UTF-8");
     let other = Rig::start().await;
-    let wrong = other.engine.create_location("found", path, "wrong".into()).await.expect_err("refused");
+    let order = |passphrase: &str| LocationOrder::folder("found", &path, passphrase.into());
+    let wrong = other.engine.create_location(order("wrong")).await.expect_err("refused");
     assert_eq!(wrong.code, "repository.wrong_passphrase");
     assert!(other.db.repositories().await.expect("rows").is_empty());
-    let found = other.engine.create_location("found", path, PASSPHRASE.into()).await.expect("adopted");
+    let found = other.engine.create_location(order(PASSPHRASE)).await.expect("adopted");
     assert_eq!((found.repository_id, found.points), (case.location, 1));
     assert!(found.recovery_key.is_none());
     let points = other.db.points_of_repository(found.repository_id).await.expect("points");

@@ -17,10 +17,12 @@ pub struct Repository {
     pub repository_id: RepositoryId,
     /// The operator's name for it.
     pub name: String,
-    /// `folder`.
+    /// `folder`, `smb`, `nfs` or `s3`.
     pub kind: String,
-    /// Where it is.
+    /// Where it is, for people.
     pub path: String,
+    /// Where it is, as `repository::Location` reads it; without its secret.
+    pub location: serde_json::Value,
     /// When it was added.
     #[sqlx(try_from = "Time")]
     pub created_at: Timestamp,
@@ -39,35 +41,66 @@ pub struct Repository {
     /// What was wrong then.
     #[sqlx(json(nullable))]
     pub check_error: Option<JobError>,
+    /// When space was last given back.
+    #[sqlx(try_from = "MaybeTime")]
+    pub collected_at: Option<Timestamp>,
+    /// How much then, bytes.
+    #[sqlx(try_from = "MaybeBytes")]
+    pub collected_bytes: Option<u64>,
+    /// Points were removed since.
+    pub collect_due: bool,
 }
 
-/// A repository to add; its folder is made already.
+/// A repository to add; what is behind it is made already.
 #[derive(Debug)]
 pub struct NewRepository {
     /// The id in its own header.
     pub repository_id: RepositoryId,
     /// The operator's name for it.
     pub name: String,
-    /// Folder.
+    /// `folder`, `smb`, `nfs` or `s3`.
+    pub kind: String,
+    /// Where it is, for people.
     pub path: String,
+    /// Where it is, without its secret.
+    pub location: serde_json::Value,
+    /// The location's password or key; sealed before it is written.
+    pub secret: Option<SecretString>,
     /// Sealed before it is written.
     pub passphrase: SecretString,
+}
+
+impl NewRepository {
+    /// One in a folder of this machine.
+    pub fn folder(repository_id: RepositoryId, name: &str, path: &str, passphrase: SecretString) -> Self {
+        let location = serde_json::json!({ "kind": "folder", "path": path });
+        let (name, kind, path) = (name.to_owned(), "folder".to_owned(), path.to_owned());
+        Self { repository_id, name, kind, path, location, secret: None, passphrase }
+    }
 }
 
 fn passphrase_place(repository_id: RepositoryId) -> Place {
     Place::new("repository", "passphrase_sealed", repository_id)
 }
 
+fn secret_place(repository_id: RepositoryId) -> Place {
+    Place::new("repository", "secret_sealed", repository_id)
+}
+
 impl Database {
     /// Adds a repository.
     pub async fn insert_repository(&self, new: &NewRepository) -> Result<()> {
+        let secret = new.secret.as_ref().map(|secret| self.key.seal(&secret_place(new.repository_id), secret));
         sqlx::query(
-            "insert into repository (repository_id, name, kind, path, passphrase_sealed)
-             values ($1, $2, 'folder', $3, $4)",
+            "insert into repository (repository_id, name, kind, path, location, secret_sealed, passphrase_sealed)
+             values ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(new.repository_id)
         .bind(&new.name)
+        .bind(&new.kind)
         .bind(&new.path)
+        .bind(&new.location)
+        .bind(secret.transpose()?)
         .bind(self.key.seal(&passphrase_place(new.repository_id), &new.passphrase)?)
         .execute(&self.pool)
         .await?;
@@ -98,6 +131,40 @@ impl Database {
         self.key.open(&passphrase_place(repository_id), &sealed)
     }
 
+    /// The location's password or key, opened; `None` for locations without one.
+    pub async fn repository_secret(&self, repository_id: RepositoryId) -> Result<Option<SecretString>> {
+        let sealed: Option<Vec<u8>> =
+            sqlx::query_scalar("select secret_sealed from repository where repository_id = $1")
+                .bind(repository_id)
+                .fetch_optional(&self.pool)
+                .await?
+                .ok_or_else(|| Error::not_found("repository", repository_id))?;
+        sealed.map(|sealed| self.key.open(&secret_place(repository_id), &sealed)).transpose()
+    }
+
+    /// Notes that points were removed: there is space to give back.
+    pub async fn mark_collect_due(&self, repository_id: RepositoryId) -> Result<()> {
+        sqlx::query("update repository set collect_due = true where repository_id = $1")
+            .bind(repository_id)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps what a collection gave back; `unfinished` leaves it due, because others still held on to something.
+    pub async fn record_collected(&self, repository_id: RepositoryId, bytes: u64, unfinished: bool) -> Result<()> {
+        sqlx::query(
+            "update repository set collected_at = now(), collected_bytes = $2, collect_due = $3
+             where repository_id = $1",
+        )
+        .bind(repository_id)
+        .bind(size(bytes))
+        .bind(unfinished)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Gives it another name.
     pub async fn rename_repository(&self, repository_id: RepositoryId, name: &str) -> Result<()> {
         let changed = sqlx::query("update repository set name = $2 where repository_id = $1")
@@ -108,12 +175,12 @@ impl Database {
         if changed.rows_affected() == 0 { Err(Error::not_found("repository", repository_id)) } else { Ok(()) }
     }
 
-    /// Keeps sizes, and that all was well.
+    /// Keeps sizes, and that all was well. Capacity and free space are known of file systems only.
     pub async fn record_repository_usage(
         &self,
         repository_id: RepositoryId,
-        capacity_bytes: u64,
-        free_bytes: u64,
+        capacity_bytes: Option<u64>,
+        free_bytes: Option<u64>,
         used_bytes: u64,
     ) -> Result<()> {
         sqlx::query(
@@ -121,8 +188,8 @@ impl Database {
                  check_error = null where repository_id = $1",
         )
         .bind(repository_id)
-        .bind(size(capacity_bytes))
-        .bind(size(free_bytes))
+        .bind(capacity_bytes.map(size))
+        .bind(free_bytes.map(size))
         .bind(size(used_bytes))
         .execute(&self.pool)
         .await?;

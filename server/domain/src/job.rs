@@ -17,11 +17,14 @@ pub enum JobKind {
     Reconcile,
     /// Check the chunks of a repository.
     Verify,
+    /// Give back the space of a repository that no restore point needs.
+    Collect,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Backup, Self::Restore, Self::Inventory, Self::Reconcile, Self::Verify];
+    pub const ALL: [Self; 6] =
+        [Self::Backup, Self::Restore, Self::Inventory, Self::Reconcile, Self::Verify, Self::Collect];
 
     /// Stable word for storage.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +34,7 @@ impl JobKind {
             Self::Inventory => "inventory",
             Self::Reconcile => "reconcile",
             Self::Verify => "verify",
+            Self::Collect => "collect",
         }
     }
 

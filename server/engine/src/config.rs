@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub reconcile_every: Duration,
     /// Each repository is compared with its rows so often: every manifest is read.
     pub index_every: Duration,
+    /// Repositories that lost points give their space back so often.
+    pub collect_every: Duration,
     /// Pause before the second, third, fourth … attempt; the last one repeats.
     pub retry_pauses: Vec<Duration>,
     /// Pause before the end of a job is written down again after the database failed; grows with each try.
@@ -68,6 +70,7 @@ impl EngineConfig {
             inventory_every: Duration::from_secs(300),
             reconcile_every: Duration::from_secs(300),
             index_every: Duration::from_secs(3600),
+            collect_every: Duration::from_secs(3600),
             retry_pauses: [30, 120, 480].map(Duration::from_secs).to_vec(),
             settle_pause: Duration::from_secs(1),
             progress_every: Duration::from_millis(500),

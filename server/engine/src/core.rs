@@ -29,7 +29,7 @@ impl Core {
         locations: Arc<dyn Locations>,
     ) -> Arc<Self> {
         let sessions = Sessions::new(connector);
-        let repositories = Repositories::new(locations);
+        let repositories = Repositories::new(locations, config.data_dir.join("cache").join("index"));
         Arc::new(Self { db, config, clock, sessions, repositories })
     }
 
@@ -59,7 +59,12 @@ impl Core {
     pub(crate) async fn repository(&self, what: &str, row: &db::Repository) -> Result<Repository, JobError> {
         let id = row.repository_id;
         let passphrase = self.db.repository_passphrase(id).await.map_err(|error| errors::database(what, &error))?;
-        let place = Place { id: id.0, name: row.name.clone(), path: row.path.clone(), passphrase };
+        let secret = self.db.repository_secret(id).await.map_err(|error| errors::database(what, &error))?;
+        let location = serde_json::from_value(row.location.clone()).map_err(|error| {
+            let why = format!("What is stored of the location {} cannot be read: {error}.", row.path);
+            JobError::fail("repository.location", what, why, "Remove the location and add it again.")
+        })?;
+        let place = Place { id: id.0, name: row.name.clone(), location, secret: secret.map(Into::into), passphrase };
         self.repositories.get(&place).await
     }
 }

@@ -78,6 +78,35 @@ fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> S
     text
 }
 
+/// The location's own failures.
+fn storage(what: &str, kind: BackendErrorKind, why: String) -> JobError {
+    match kind {
+        BackendErrorKind::Forbidden => JobError::fail(
+            "repository.forbidden",
+            what,
+            why,
+            "Let the account that runs the server, or the location’s own account, read and write there.",
+        ),
+        BackendErrorKind::NoLocation => JobError::fail("repository.not_found", what, why, FOLDER_HINT),
+        BackendErrorKind::Unauthorized => {
+            JobError::fail("repository.login", what, why, "Check the location’s account and its password or key.")
+        }
+        BackendErrorKind::Unreachable => {
+            JobError::retry("repository.unreachable", what, why, "Check that the server is on and the network works.")
+        }
+        BackendErrorKind::ClockSkew => {
+            JobError::fail("repository.clock", what, why, "Set the clocks here and at the storage, by NTP for example.")
+        }
+        BackendErrorKind::Locked => {
+            JobError::fail("repository.locked", what, why, "It can be removed when its retention ends.")
+        }
+        BackendErrorKind::Unsuitable => {
+            JobError::fail("repository.unsuitable", what, why, "Choose another location, or change its settings.")
+        }
+        _ => JobError::retry("repository.storage", what, why, "Check the location and its disk."),
+    }
+}
+
 /// A repository's error; a host's error underneath keeps its own words.
 pub fn repository(what: &str, error: &RepositoryError) -> JobError {
     if let RepositoryError::Source { source, .. } = error {
@@ -147,18 +176,13 @@ pub fn repository(what: &str, error: &RepositoryError) -> JobError {
             JobError::retry("backup.read_length", what, said(error), "Look at the host's log, then try again.")
         }
         RepositoryError::Plan { .. } => JobError::fail("backup.plan", what, said(error), ""),
-        RepositoryError::Backend(backend) if backend.kind == BackendErrorKind::Forbidden => JobError::fail(
-            "repository.forbidden",
-            what,
-            said(error),
-            "Let the account that runs the server read and write the folder.",
-        ),
         _ if error.is_damage() => JobError::fail(
             "repository.damaged",
             what,
             said(error),
             "Verify the repository to see what else is affected. Other restore points may be whole.",
         ),
+        RepositoryError::Backend(backend) => storage(what, backend.kind, said(error)),
         _ => JobError::retry("repository.storage", what, said(error), "Check the location and its disk."),
     }
 }

@@ -6,16 +6,17 @@
 use crate::config::EngineConfig;
 use crate::core::Core;
 use crate::reconcile::index;
-use crate::repositories::{Folders, Locations, place};
+use crate::repositories::{Locations, RealLocations, place};
 use crate::restore::RestoreOrder;
+use crate::runtime::housekeeping;
 use crate::sessions::{ConnectTarget, Connector};
 use crate::{errors, inventory, space};
 use db::{Database, DeviceId, FullReads, JobId, NewJob, NewRepository, NewRestore, RepositoryId, RunId};
 use domain::job::{JobError, JobKind};
 use domain::{Clock, SystemClock};
-use repository::InitOptions;
+use repository::{InitOptions, Location, LocationSecret};
 use secrecy::SecretString;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use db::Preflight;
@@ -42,6 +43,26 @@ pub struct HostAccess {
     pub certificate_sha256: [u8; 32],
 }
 
+/// A location to make a repository at, or to take one over from.
+#[derive(Debug, Clone)]
+pub struct LocationOrder {
+    /// The operator's name for it.
+    pub name: String,
+    /// Where.
+    pub location: Location,
+    /// The share's password or the bucket's secret key.
+    pub secret: Option<SecretString>,
+    /// Passphrase of the repository.
+    pub passphrase: SecretString,
+}
+
+impl LocationOrder {
+    /// A folder of this server.
+    pub fn folder(name: &str, path: impl Into<PathBuf>, passphrase: SecretString) -> Self {
+        Self { name: name.to_owned(), location: Location::Folder { path: path.into() }, secret: None, passphrase }
+    }
+}
+
 /// A location that was made or taken over.
 #[derive(Debug)]
 pub struct NewLocation {
@@ -56,7 +77,13 @@ pub struct NewLocation {
 impl Engine {
     /// With real hosts, folders and time.
     pub fn new(db: Database, config: EngineConfig) -> Self {
-        Self::with_parts(db, config, Arc::new(SystemClock), Arc::new(crate::esxi::EsxiConnector), Arc::new(Folders))
+        Self::with_parts(
+            db,
+            config,
+            Arc::new(SystemClock),
+            Arc::new(crate::esxi::EsxiConnector),
+            Arc::new(RealLocations),
+        )
     }
 
     /// With parts of the caller's choice, for tests.
@@ -131,23 +158,28 @@ impl Engine {
         queued.map_err(|error| errors::database("The inventory could not be queued.", &error))
     }
 
-    /// Makes a repository in a folder of this server; when one is there already, opens it and takes up its points.
-    pub async fn create_location(
-        &self,
-        name: &str,
-        path: &str,
-        passphrase: SecretString,
-    ) -> Result<NewLocation, JobError> {
-        let what = format!("The location “{name}” could not be added.");
-        let folder = place::check_folder(path, &self.0.config.data_dir)?;
-        let new = if place::holds_repository(&folder) {
-            self.adopt_location(&what, name, &folder, passphrase).await?
-        } else {
-            place::prepare_folder(&folder)?;
-            let options = InitOptions::new(self.0.clock.now());
-            let (repository, key) = self.0.repositories.create(&folder, &passphrase, options).await?;
+    /// Makes a repository at a location; when one is there already, opens it and takes up its points.
+    pub async fn create_location(&self, order: LocationOrder) -> Result<NewLocation, JobError> {
+        let what = format!("The location “{}” could not be added.", order.name);
+        let location = self.checked(&order.location)?;
+        let secret = order.secret.clone().map(LocationSecret::from);
+        let order = LocationOrder { location, ..order };
+        let (repositories, secret) = (&self.0.repositories, secret.as_ref());
+        let new = if repositories.holds_one(&order.location, secret).await? {
+            let repository = repositories.adopt(&order.location, secret, &order.passphrase).await?;
             let repository_id = RepositoryId(repository.id());
-            self.insert_location(&what, repository_id, name, &folder, passphrase).await?;
+            self.insert_location(&what, repository_id, &order).await?;
+            let pass = index::adopt(&self.0, &what, &repository, repository_id).await?;
+            NewLocation { repository_id, recovery_key: None, points: pass.adopted as u64 }
+        } else {
+            if let Location::Folder { path } = &order.location {
+                place::prepare_folder(path)?;
+            }
+            let options = InitOptions::new(self.0.clock.now());
+            let made = repositories.create(&order.location, secret, &order.passphrase, options).await;
+            let (repository, key) = made?;
+            let repository_id = RepositoryId(repository.id());
+            self.insert_location(&what, repository_id, &order).await?;
             NewLocation { repository_id, recovery_key: Some(key.text().clone()), points: 0 }
         };
         if let Ok(row) = self.0.db.repository(new.repository_id).await
@@ -158,30 +190,30 @@ impl Engine {
         Ok(new)
     }
 
-    async fn adopt_location(
-        &self,
-        what: &str,
-        name: &str,
-        folder: &Path,
-        passphrase: SecretString,
-    ) -> Result<NewLocation, JobError> {
-        let repository = self.0.repositories.adopt(folder, &passphrase).await?;
-        let repository_id = RepositoryId(repository.id());
-        self.insert_location(what, repository_id, name, folder, passphrase).await?;
-        let pass = index::adopt(&self.0, what, &repository, repository_id).await?;
-        Ok(NewLocation { repository_id, recovery_key: None, points: pass.adopted as u64 })
+    /// The location with what only this server can check: a folder of its own, links resolved.
+    fn checked(&self, location: &Location) -> Result<Location, JobError> {
+        let Location::Folder { path } = location else { return Ok(location.clone()) };
+        let path = place::check_folder(&path.to_string_lossy(), &self.0.config.data_dir)?;
+        Ok(Location::Folder { path })
     }
 
     async fn insert_location(
         &self,
         what: &str,
         repository_id: RepositoryId,
-        name: &str,
-        folder: &Path,
-        passphrase: SecretString,
+        order: &LocationOrder,
     ) -> Result<(), JobError> {
-        let path = folder.display().to_string();
-        let row = NewRepository { repository_id, name: name.to_owned(), path, passphrase };
+        let malformed = |error: serde_json::Error| JobError::fail("job.malformed", what, error.to_string(), "");
+        let location = serde_json::to_value(&order.location).map_err(malformed)?;
+        let row = NewRepository {
+            repository_id,
+            name: order.name.clone(),
+            kind: order.location.kind().to_owned(),
+            path: order.location.to_string(),
+            location,
+            secret: order.secret.clone(),
+            passphrase: order.passphrase.clone(),
+        };
         self.0.db.insert_repository(&row).await.map_err(|error| match error {
             db::Error::Conflict(conflict) => {
                 JobError::fail("repository.known", what, format!("It cannot be added: {conflict}."), "")
@@ -201,6 +233,13 @@ impl Engine {
             ..NewJob::new(JobKind::Verify, &row.name, format!("repository:{id}:verify"))
         };
         self.0.db.enqueue(&job).await.map_err(|error| errors::database(what, &error))
+    }
+
+    /// Queues giving back what no restore point needs. `None` when it is queued already.
+    pub async fn collect(&self, id: RepositoryId) -> Result<Option<JobId>, JobError> {
+        let what = "Giving space back could not be queued.";
+        let row = self.0.db.repository(id).await.map_err(|error| errors::database(what, &error))?;
+        housekeeping::collect(&self.0, id, &row.name).await.map_err(|error| errors::database(what, &error))
     }
 
     /// Queues a restore. What stands against it on the target is found by the job, before it makes anything.

@@ -6,6 +6,7 @@
 //! Read next: `facade.rs` (what the console calls), `backup/mod.rs` (the main job), `runtime/mod.rs` (workers).
 
 mod backup;
+mod collect;
 mod config;
 mod context;
 mod core;
@@ -27,8 +28,9 @@ mod words;
 pub use config::EngineConfig;
 pub use domain::finding::{Finding, Severity};
 pub use domain::job::JobError;
-pub use facade::{Engine, HostAccess, NewLocation, Preflight};
-pub use repositories::{Folders, Locations};
+pub use facade::{Engine, HostAccess, LocationOrder, NewLocation, Preflight};
+pub use repositories::{Locations, RealLocations};
+pub use repository::{Location, NfsLocation, Retention, RetentionMode, S3Location, SmbEncryption, SmbLocation};
 pub use restore::RestoreOrder;
 pub use runtime::Workers;
 pub use sessions::{ConnectTarget, Connector};

@@ -10,8 +10,12 @@ pub async fn note(core: &Core, repository: &Repository, row: &db::Repository) {
         Ok(usage) => usage.pack_bytes + usage.index_bytes + usage.point_bytes,
         Err(error) => return tracing::warn!(repository = %row.name, error = %errors::chain(&error), "usage"),
     };
+    // Only a folder's file system tells; what is left on a share or in a bucket shows when it is full.
     let (capacity, free) = match rustix::fs::statvfs(&row.path) {
-        Ok(stat) => (stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)),
+        _ if row.kind != "folder" => (None, None),
+        Ok(stat) => {
+            (Some(stat.f_blocks.saturating_mul(stat.f_frsize)), Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+        }
         Err(error) => return tracing::warn!(repository = %row.name, %error, "free space"),
     };
     if let Err(error) = core.db.record_repository_usage(row.repository_id, capacity, free, used).await {

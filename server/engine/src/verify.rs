@@ -7,13 +7,16 @@ use crate::progress::Tally;
 use crate::{errors, words};
 use db::Outcome;
 use domain::job::JobError;
-use repository::{Affected, Damage, VerifyOptions, VerifyProgress, VerifyReport};
+use jiff::SignedDuration;
+use repository::{Affected, Damage, Repository, VerifyOptions, VerifyProgress, VerifyReport};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Progress of a verification is shown under this key: there is no disk.
 const WHOLE: i32 = 0;
+/// A verification that was cut short is gone on with for so long after it began.
+const RESUME_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// Damaged objects that are written into the log one by one.
 const DAMAGE_LINES_MAX: usize = 50;
 
@@ -39,7 +42,8 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     ctx.phase("Reading and checking").await;
     let tally = Arc::new(Tally::new([WHOLE]));
     let reporter = ctx.report(Arc::clone(&tally), BTreeMap::from([(WHOLE, "All chunks".to_owned())]));
-    let report = repository.verify(VerifyOptions::default(), Arc::new(Figures(tally)), ctx.stop.token()).await;
+    let options = VerifyOptions { resume: was_cut_short(ctx, &repository).await, ..VerifyOptions::default() };
+    let report = repository.verify(options, Arc::new(Figures(tally)), ctx.stop.token()).await;
     reporter.finish().await;
     let report = report.map_err(|error| errors::repository(&what, &error))?;
     stamp(ctx, id, &report).await?;
@@ -58,6 +62,17 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
         format!("{} damaged or missing.", words::count(damaged, "object")),
         "Look at the disk below the repository. Run a full backup of the affected machines.",
     ))
+}
+
+/// Is there a verification to go on with? One of long ago is begun again: what it read says little about today.
+async fn was_cut_short(ctx: &JobContext, repository: &Repository) -> bool {
+    let verified = repository.verified().await.unwrap_or_default();
+    let Some(began) = verified.unfinished_since else { return false };
+    let is_recent = ctx.core.clock.now().duration_since(began) < RESUME_WITHIN;
+    if is_recent {
+        ctx.info(&format!("Going on with the verification that began at {began} and was cut short.")).await;
+    }
+    is_recent
 }
 
 /// Each point's row says when it was checked and what is wrong with it.

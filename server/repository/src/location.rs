@@ -160,6 +160,16 @@ impl fmt::Display for Location {
 }
 
 impl Location {
+    /// As it is serialised: `folder`, `s3`, `smb` or `nfs`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "folder",
+            Self::S3(_) => "s3",
+            Self::Smb(_) => "smb",
+            Self::Nfs(_) => "nfs",
+        }
+    }
+
     /// Opens a location that is there, whether it holds a repository or not.
     pub async fn open(&self, secret: Option<&LocationSecret>) -> Result<Arc<dyn ObjectBackend>, BackendError> {
         self.backend(secret, false).await

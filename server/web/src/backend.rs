@@ -7,7 +7,7 @@ use domain::job::JobError;
 use engine::{Engine, RestoreOrder};
 use secrecy::SecretString;
 
-pub use engine::{HostAccess, NewLocation, Preflight};
+pub use engine::{HostAccess, LocationOrder, NewLocation, Preflight};
 
 /// Hosts and repositories.
 #[async_trait]
@@ -21,11 +21,14 @@ pub trait Backend: Send + Sync {
     /// Signs in to a device that is saved, and stores what was found.
     async fn test_device(&self, device: DeviceId) -> Result<Preflight, JobError>;
 
-    /// Makes a repository in a folder of this server, or opens the one that is there.
-    async fn create_location(&self, name: &str, path: &str, passphrase: SecretString) -> Result<NewLocation, JobError>;
+    /// Makes a repository at a location, or opens the one that is there.
+    async fn create_location(&self, order: LocationOrder) -> Result<NewLocation, JobError>;
 
     /// Queues a check that reads everything in a location back.
     async fn verify(&self, repository: RepositoryId) -> Result<(), JobError>;
+
+    /// Queues giving back the space that no restore point of a location needs.
+    async fn collect(&self, repository: RepositoryId) -> Result<(), JobError>;
 
     /// Starts a restore.
     async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError>;
@@ -45,12 +48,16 @@ impl Backend for Engine {
         Self::test_device(self, device).await
     }
 
-    async fn create_location(&self, name: &str, path: &str, passphrase: SecretString) -> Result<NewLocation, JobError> {
-        Self::create_location(self, name, path, passphrase).await
+    async fn create_location(&self, order: LocationOrder) -> Result<NewLocation, JobError> {
+        Self::create_location(self, order).await
     }
 
     async fn verify(&self, repository: RepositoryId) -> Result<(), JobError> {
         Self::verify(self, repository).await.map(drop)
+    }
+
+    async fn collect(&self, repository: RepositoryId) -> Result<(), JobError> {
+        Self::collect(self, repository).await.map(drop)
     }
 
     async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {

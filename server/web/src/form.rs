@@ -23,6 +23,11 @@ impl Fields {
         Self(fields)
     }
 
+    /// Only the fields of these names.
+    pub fn only(&self, names: &[&str]) -> Self {
+        Self(self.0.iter().filter(|(name, _)| names.contains(&name.as_str())).cloned().collect())
+    }
+
     /// First value of that name, trimmed; empty when it was not sent.
     pub fn get(&self, name: &str) -> &str {
         self.raw(name).trim()

@@ -2,7 +2,7 @@
 
 use crate::assets;
 use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
-use crate::pages::{health, search, settings, storage, task_wizard, tasks};
+use crate::pages::{health, location_new, search, settings, storage, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -81,10 +81,11 @@ fn of_devices() -> Vec<Route> {
         get("/machines/{vm}", View, machines::one),
         post("/machines/{vm}/run", RunTasks, machines::run),
         get("/storage", View, storage::list),
-        get("/storage/new", ManageLocations, storage::new),
-        post("/storage/new", ManageLocations, storage::create),
+        get("/storage/new", ManageLocations, location_new::new),
+        post("/storage/new", ManageLocations, location_new::create),
         get("/storage/{repository}", View, storage::one),
         post("/storage/{repository}/verify", RunTasks, storage::verify),
+        post("/storage/{repository}/collect", RunTasks, storage::collect),
     ]
 }
 

@@ -299,6 +299,7 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "retry-queued" => "The failed machines are tried again.",
         "location-ready" => "The location is ready.",
         "verify-queued" => "The check has started. Its result appears here.",
+        "collect-queued" => "Giving space back has started. What was freed appears here.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use engine::{Folders, Locations};
-use repository::{BackendError, BackendErrorKind, ObjectBackend, backend::ObjectInfo};
+use engine::{Location, Locations, RealLocations};
+use repository::{BackendError, BackendErrorKind, LocationSecret, ObjectBackend, backend::ObjectInfo};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -27,12 +27,20 @@ impl FaultyFolder {
 
 #[async_trait]
 impl Locations for FaultyFolder {
-    async fn open(&self, path: &str) -> Result<Arc<dyn ObjectBackend>, BackendError> {
-        Ok(Arc::new(Filling { inner: Folders.open(path).await?, left: Arc::clone(&self.0) }))
+    async fn open(
+        &self,
+        location: &Location,
+        secret: Option<&LocationSecret>,
+    ) -> Result<Arc<dyn ObjectBackend>, BackendError> {
+        Ok(Arc::new(Filling { inner: RealLocations.open(location, secret).await?, left: Arc::clone(&self.0) }))
     }
 
-    async fn create(&self, path: &str) -> Result<Arc<dyn ObjectBackend>, BackendError> {
-        Ok(Arc::new(Filling { inner: Folders.create(path).await?, left: Arc::clone(&self.0) }))
+    async fn create(
+        &self,
+        location: &Location,
+        secret: Option<&LocationSecret>,
+    ) -> Result<Arc<dyn ObjectBackend>, BackendError> {
+        Ok(Arc::new(Filling { inner: RealLocations.create(location, secret).await?, left: Arc::clone(&self.0) }))
     }
 }
 

@@ -18,7 +18,7 @@ use domain::job::JobState;
 use domain::machine::Quiesce;
 use domain::retention::Retention;
 use domain::schedule::Schedule;
-use engine::{Engine, EngineConfig, Folders, Locations, RestoreOrder, Workers};
+use engine::{Engine, EngineConfig, LocationOrder, Locations, RealLocations, RestoreOrder, Workers};
 use hosts::QuickConnector;
 use secrecy::SecretString;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
 impl Rig {
     /// With workers at work.
     pub async fn start() -> Self {
-        Self::with_locations(Arc::new(Folders)).await
+        Self::with_locations(Arc::new(RealLocations)).await
     }
 
     /// With storage of the test's choice.
@@ -98,14 +98,14 @@ impl Rig {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(data_dir).expect("the data folder");
         let db = db::testing::database_with(CredentialKey::load_or_create(data_dir).expect("a key")).await;
-        let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(Folders));
+        let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(RealLocations));
         let events = db.events().await.expect("events");
         Self { folder, db, engine, workers: None, events }
     }
 
     /// A second server on the same database.
     pub async fn second(&self, worker: &str) -> (Engine, Workers) {
-        let engine = engine(self.db.second().await, &self.folder.path().join("data2"), worker, Arc::new(Folders));
+        let engine = engine(self.db.second().await, &self.folder.path().join("data2"), worker, Arc::new(RealLocations));
         let workers = Workers::start(&engine).await.expect("workers");
         (engine, workers)
     }
@@ -167,9 +167,8 @@ impl Rig {
 
     /// A repository in a new folder.
     pub async fn location(&self) -> RepositoryId {
-        let path = self.repository_path();
-        let made = self.engine.create_location("cellar", path.to_str().expect("UTF-8"), PASSPHRASE.into()).await;
-        made.expect("a repository").repository_id
+        let order = LocationOrder::folder("cellar", self.repository_path(), PASSPHRASE.into());
+        self.engine.create_location(order).await.expect("a repository").repository_id
     }
 
     pub fn repository_path(&self) -> PathBuf {

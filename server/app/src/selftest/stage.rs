@@ -4,7 +4,7 @@ use super::guest::Guest;
 use crate::failure::Failure;
 use db::private_postgres::{PostgresOptions, PrivatePostgres};
 use db::{CredentialKey, Database, DeviceId, NewDevice, RepositoryId};
-use engine::{Engine, EngineConfig, HostAccess, Workers};
+use engine::{Engine, EngineConfig, HostAccess, LocationOrder, Workers};
 use secrecy::SecretString;
 use simulators::esxi::{DiskContent, DiskSpec, HostConfig, MachineSpec, Power, SimulatedHost};
 use std::path::Path;
@@ -142,8 +142,7 @@ async fn add_device(db: &Database, engine: &Engine, name: &str, host: &Simulated
 }
 
 async fn add_repository(engine: &Engine, folder: &Path) -> Result<RepositoryId, Failure> {
-    let path = folder.display().to_string();
-    let passphrase = SecretString::from(PASSPHRASE);
-    let location = engine.create_location("self-test", &path, passphrase).await;
+    let order = LocationOrder::folder("self-test", folder, SecretString::from(PASSPHRASE));
+    let location = engine.create_location(order).await;
     Ok(location.map_err(failed("The repository could not be made"))?.repository_id)
 }

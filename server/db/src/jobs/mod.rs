@@ -244,7 +244,8 @@ pub(crate) async fn insert_job(transaction: &mut Transaction<'_, Postgres>, job:
         "insert into job (kind, title, concurrency_key, run_id, vm_id, device_id, repository_id, payload, priority,
              max_attempts)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         on conflict (kind, concurrency_key) where state = 'queued' and kind in ('inventory', 'reconcile') do nothing
+         on conflict (kind, concurrency_key) where state = 'queued' and kind in ('inventory', 'reconcile', 'collect')
+         do nothing
          returning job_id",
     )
     .bind(job.kind.as_str())

@@ -82,12 +82,8 @@ pub(super) async fn device_with_machines(db: &TestDatabase, name: &str, count: u
 
 pub(super) async fn repository(db: &TestDatabase) -> RepositoryId {
     let repository_id = RepositoryId(Uuid::new_v4());
-    let new = NewRepository {
-        repository_id,
-        name: format!("repository {repository_id}"),
-        path: format!("/backup/{repository_id}"),
-        passphrase: SecretString::from("open sesame"),
-    };
+    let (name, path) = (format!("repository {repository_id}"), format!("/backup/{repository_id}"));
+    let new = NewRepository::folder(repository_id, &name, &path, SecretString::from("open sesame"));
     db.insert_repository(&new).await.unwrap();
     repository_id
 }

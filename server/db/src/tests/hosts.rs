@@ -179,20 +179,22 @@ async fn a_repository_is_added_once_and_removed_when_unused() {
     let task_id = fixture::task(&db, "nightly", &machines).await;
     let repository_id = db.task(task_id).await.unwrap().repository_id;
     let known = db.repository(repository_id).await.unwrap();
-    let again = NewRepository {
-        repository_id: RepositoryId(Uuid::new_v4()),
-        name: "other".to_owned(),
-        path: known.path.clone(),
-        passphrase: SecretString::from("p"),
-    };
+    let other = RepositoryId(Uuid::new_v4());
+    let again = NewRepository::folder(other, "other", &known.path, SecretString::from("p"));
     assert!(matches!(db.insert_repository(&again).await, Err(Error::Conflict(Conflict::RepositoryPath))));
     let moved = NewRepository { repository_id, path: "/elsewhere".to_owned(), ..again };
     assert!(matches!(db.insert_repository(&moved).await, Err(Error::Conflict(Conflict::RepositoryId))));
     assert_eq!(db.repository_passphrase(repository_id).await.unwrap().expose_secret(), "open sesame");
+    assert!(db.repository_secret(repository_id).await.unwrap().is_none());
+    db.mark_collect_due(repository_id).await.unwrap();
+    assert!(db.repository(repository_id).await.unwrap().collect_due);
+    db.record_collected(repository_id, 7, false).await.unwrap();
+    let collected = db.repository(repository_id).await.unwrap();
+    assert_eq!((collected.collected_bytes, collected.collect_due), (Some(7), false));
 
     db.record_repository_error(repository_id, &JobError::fail("repository.missing", "w", "y", "h")).await.unwrap();
     assert!(db.repository(repository_id).await.unwrap().check_error.is_some());
-    db.record_repository_usage(repository_id, 3, 2, 1).await.unwrap();
+    db.record_repository_usage(repository_id, Some(3), Some(2), 1).await.unwrap();
     db.rename_repository(repository_id, "first").await.unwrap();
     let known = db.repository(repository_id).await.unwrap();
     assert_eq!((known.capacity_bytes, known.used_bytes, known.check_error), (Some(3), Some(1), None));
@@ -202,4 +204,22 @@ async fn a_repository_is_added_once_and_removed_when_unused() {
     db.delete_task(task_id).await.unwrap();
     db.remove_repository(repository_id).await.unwrap();
     assert!(db.repositories().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_secret_of_a_share_is_sealed_beside_its_location() {
+    let db = database().await;
+    let repository_id = RepositoryId(Uuid::new_v4());
+    let new = NewRepository {
+        kind: "smb".to_owned(),
+        location: serde_json::json!({ "kind": "smb", "address": "nas", "share": "vm", "account": "backup" }),
+        secret: Some(SecretString::from("of the share")),
+        ..NewRepository::folder(repository_id, "nas", "//nas/vm", SecretString::from("p"))
+    };
+    db.insert_repository(&new).await.unwrap();
+    assert_eq!(db.repository_secret(repository_id).await.unwrap().unwrap().expose_secret(), "of the share");
+    let row = db.repository(repository_id).await.unwrap();
+    assert_eq!((row.kind.as_str(), &row.location), ("smb", &new.location));
+    let stored: String = sqlx::query_scalar("select r::text from repository r").fetch_one(&db.pool).await.unwrap();
+    assert!(!stored.contains("of the share"), "{stored}");
 }

@@ -13,7 +13,7 @@ pub struct RepositoryLine {
     pub repository_id: RepositoryId,
     /// Name.
     pub name: String,
-    /// `folder`.
+    /// `folder`, `smb`, `nfs` or `s3`.
     pub kind: String,
     /// Place.
     pub path: String,
@@ -35,6 +35,16 @@ pub struct RepositoryLine {
     /// What was wrong then.
     #[sqlx(json(nullable))]
     pub check_error: Option<JobError>,
+    /// When space was last given back.
+    #[sqlx(try_from = "MaybeTime")]
+    pub collected_at: Option<Timestamp>,
+    /// How much then, bytes.
+    #[sqlx(try_from = "MaybeBytes")]
+    pub collected_bytes: Option<u64>,
+    /// There is more to give back.
+    pub collect_due: bool,
+    /// Giving space back waits or runs.
+    pub collecting: bool,
     /// Restore points.
     pub points: i64,
     /// Machines with points in it.
@@ -73,7 +83,9 @@ impl RepositoryLine {
 
 const QUERY: &str = "
     select r.repository_id, r.name, r.kind, r.path, r.created_at, r.capacity_bytes, r.free_bytes, r.used_bytes,
-           r.checked_at, r.check_error,
+           r.checked_at, r.check_error, r.collected_at, r.collected_bytes, r.collect_due,
+           exists (select from job j where j.repository_id = r.repository_id and j.kind = 'collect'
+                   and j.state in ('queued', 'running')) as collecting,
            coalesce(p.points, 0) as points, coalesce(p.machines, 0) as machines,
            coalesce(p.size_bytes, 0)::bigint as size_bytes, coalesce(p.stored_bytes, 0)::bigint as stored_bytes,
            (select count(*) from backup_task t where t.repository_id = r.repository_id and t.deleted_at is null) as tasks,

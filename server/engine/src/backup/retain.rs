@@ -45,5 +45,8 @@ pub async fn remove_expiring(
         core.db.delete_point(id).await.map_err(|error| errors::chain(&error))?;
         gone += 1;
     }
+    if gone > 0 {
+        core.db.mark_collect_due(repository_id).await.map_err(|error| errors::chain(&error))?;
+    }
     Ok(gone)
 }

@@ -46,11 +46,6 @@ pub fn prepare_folder(path: &Path) -> Result<(), JobError> {
     probe.map(drop).map_err(|error| refuse(&shown, format!("It cannot be written to: {error}.")))
 }
 
-/// Whether the folder looks like a repository: then it is opened, not made.
-pub fn holds_repository(path: &Path) -> bool {
-    path.join("config").is_file() && path.join("keys").is_dir()
-}
-
 fn lexical(input: &str, shown: &str) -> Result<PathBuf, JobError> {
     if input.is_empty() || input.len() > PATH_BYTES_MAX {
         return Err(refuse(shown, "The path is empty or too long."));

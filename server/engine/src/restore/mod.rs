@@ -13,6 +13,7 @@ use db::{ChangeId, Outcome};
 use domain::job::JobError;
 use hypervisor::{MachineRef, RestoreRequest, RestoreTarget};
 use prepare::Plan;
+use repository::PointHold;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -40,6 +41,18 @@ pub struct RestoreOrder {
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     let plan = ctx.unless_stopped(prepare::prepare(ctx)).await?;
+    // Retention may remove the point meanwhile; what it needs stays until the restore is done.
+    let held = ctx.unless_stopped(hold(&plan)).await?;
+    let restored = restore(ctx, &plan).await;
+    held.release().await;
+    restored
+}
+
+async fn hold(plan: &Plan) -> Result<PointHold, JobError> {
+    plan.repository.hold(&[plan.point.id]).await.map_err(|error| errors::repository(&plan.what, &error))
+}
+
+async fn restore(ctx: &JobContext, plan: &Plan) -> Result<Outcome, JobError> {
     ctx.phase("Opening the restore point").await;
     let disks = &plan.point.machine.disks;
     let tally = Arc::new(Tally::new(disks.iter().map(|disk| disk.key)));
@@ -51,17 +64,17 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     ctx.phase("Defining the machine").await;
     let token = Uuid::new_v4().simple().to_string();
     let change = ctx.journal_import(plan.device_id, &token).await?;
-    let mut target = match plan.host.create_target(&request(&plan, &token)).await {
+    let mut target = match plan.host.create_target(&request(plan, &token)).await {
         Ok(target) => target,
         Err(error) => {
-            remove_by_token(ctx, &plan, &token, change).await;
+            remove_by_token(ctx, plan, &token, change).await;
             return Err(errors::host(&plan.what, &error));
         }
     };
     if let Some(machine) = target.machine()
         && let Err(error) = ctx.journal_made(change, &machine.0).await
     {
-        abandon(ctx, &plan, target, &token, change).await;
+        abandon(ctx, plan, target, &token, change).await;
         return Err(error);
     }
     ctx.phase("Writing").await;
@@ -71,10 +84,10 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     reporter.finish().await;
     // The last moment at which stopping is still clean: from here on the machine stays.
     if let Err(error) = written.and_then(|()| ctx.check(&plan.what)) {
-        abandon(ctx, &plan, target, &token, change).await;
+        abandon(ctx, plan, target, &token, change).await;
         return Err(error);
     }
-    let machine = finish(ctx, &plan, target, &token, change).await?;
+    let machine = finish(ctx, plan, target, &token, change).await?;
     ctx.info(&format!("{} is restored to {}, powered off.", plan.order.name, plan.device_name)).await;
     crate::runtime::housekeeping::inventory_after(ctx, plan.device_id).await;
     Ok(ctx.done(json!({ "machine_name": plan.order.name, "machine_ref": machine.0 })))

@@ -5,7 +5,7 @@
 use crate::context::JobContext;
 use crate::core::Core;
 use crate::errors;
-use db::{Device, DeviceId, NewJob, RepositoryId};
+use db::{Device, DeviceId, JobId, NewJob, RepositoryId};
 use domain::job::JobKind;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// Looks at a repository are behind everything else.
+/// Looks at a repository are behind everything else, and so is giving space back.
 const INDEX_PRIORITY: i32 = -10;
 
 /// Runs `work` now and then every `period`, until `stopping`. A failure is logged; the next round comes.
@@ -86,6 +86,24 @@ pub async fn indexes(core: Arc<Core>) -> db::Result<()> {
         index(&core, repository.repository_id, &repository.name).await?;
     }
     Ok(())
+}
+
+/// Queues giving space back for each repository that lost points, or could not give back all last time.
+pub async fn collections(core: Arc<Core>) -> db::Result<()> {
+    for repository in core.db.repositories().await?.into_iter().filter(|repository| repository.collect_due) {
+        collect(&core, repository.repository_id, &repository.name).await?;
+    }
+    Ok(())
+}
+
+/// The same for one.
+pub async fn collect(core: &Core, id: RepositoryId, name: &str) -> db::Result<Option<JobId>> {
+    let job = NewJob {
+        repository_id: Some(id),
+        priority: INDEX_PRIORITY,
+        ..NewJob::new(JobKind::Collect, name, format!("repository:{id}:collect"))
+    };
+    core.db.enqueue(&job).await
 }
 
 async fn index(core: &Core, id: RepositoryId, name: &str) -> db::Result<()> {

@@ -78,6 +78,10 @@ fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracke
         housekeeping::indexes(Arc::clone(&work))
     }));
     let work = Arc::clone(core);
+    tasks.spawn(every(config.collect_every, stopping.clone(), "queueing collections", move || {
+        housekeeping::collections(Arc::clone(&work))
+    }));
+    let work = Arc::clone(core);
     tasks.spawn(every(config.reconcile_every, stopping.clone(), "queueing reconciles", move || {
         housekeeping::reconciles(Arc::clone(&work))
     }));

@@ -7,7 +7,7 @@ use super::heartbeat;
 use crate::context::JobContext;
 use crate::core::Core;
 use crate::stop::{Stop, StopReason};
-use crate::{backup, errors, inventory, reconcile, restore, verify, words};
+use crate::{backup, collect, errors, inventory, reconcile, restore, verify, words};
 use db::{Event, Job, Lease, LeaseLimits, Outcome};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
 use futures_util::FutureExt;
@@ -153,6 +153,7 @@ fn handle(ctx: &JobContext) -> BoxFuture<'_, Result<Outcome, JobError>> {
         JobKind::Inventory => inventory::run(ctx).boxed(),
         JobKind::Reconcile => reconcile::run(ctx).boxed(),
         JobKind::Verify => verify::run(ctx).boxed(),
+        JobKind::Collect => collect::run(ctx).boxed(),
     }
 }
 

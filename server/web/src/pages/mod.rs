@@ -6,6 +6,7 @@ pub mod device_wizard;
 pub mod devices;
 pub mod gate;
 pub mod home;
+pub mod location_new;
 pub mod machines;
 pub mod restore;
 pub mod restore_wizard;

@@ -1,27 +1,19 @@
-//! Locations: repositories with their space and points; a new one with its recovery key; verify.
+//! Locations: repositories with their space and points; verify, give space back. New ones: `location_new`.
 
 use super::devices::record;
 use super::{form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
-use crate::form::{Fields, Problems};
 use crate::format;
 use crate::shell::{Section, Shell, Times};
 use crate::state::App;
 use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
+use db::RepositoryId;
 use db::views::{self, RepositoryLine, TaskLine};
-use db::{DraftId, RepositoryId};
 use domain::job::JobError;
-use secrecy::ExposeSecret;
 
-/// Longest name of a location.
-const NAME_LENGTH_MAX_CHARS: usize = 200;
-/// Longest path.
-const PATH_LENGTH_MAX_CHARS: usize = 1_000;
-/// A passphrase of a repository may be tried offline; it must not be short.
-const PASSPHRASE_LENGTH_MIN_CHARS: usize = 12;
 /// With less free space than this the bar is red, or yellow.
 const SPACE_BAD_PERCENT: u64 = 95;
 const SPACE_WARN_PERCENT: u64 = 85;
@@ -42,29 +34,6 @@ struct One {
     problem: Option<JobError>,
 }
 
-#[derive(Template)]
-#[template(path = "storage/new.html")]
-struct New {
-    shell: Shell,
-    name: String,
-    path: String,
-    draft: Option<DraftId>,
-    problems: Problems,
-    problem: Option<JobError>,
-}
-
-/// The only page that ever shows a recovery key; it is an answer to a POST and is not stored.
-#[derive(Template)]
-#[template(path = "storage/made.html")]
-struct Made {
-    shell: Shell,
-    name: String,
-    path: String,
-    key: Option<String>,
-    points: u64,
-    next: String,
-}
-
 fn used_percent(it: &RepositoryLine) -> Option<u64> {
     let (capacity, free) = (it.capacity_bytes?, it.free_bytes?);
     Some(format::percent(capacity.saturating_sub(free), capacity))
@@ -81,10 +50,21 @@ pub fn used_bar(it: &RepositoryLine) -> Html {
     ui::bar(used, class, format!("Space used on {}", it.name))
 }
 
+/// What the place is called, before its path.
+pub fn kind_word(kind: impl AsRef<str>) -> &'static str {
+    match kind.as_ref() {
+        "smb" => "SMB share",
+        "nfs" => "NFS export",
+        "s3" => "S3 bucket",
+        _ => "Folder",
+    }
+}
+
 /// `612 GB free of 24.0 TB`.
 pub fn free_words(it: &RepositoryLine) -> String {
     match (it.capacity_bytes, it.free_bytes) {
         (Some(capacity), Some(free)) => format!("{} free of {}", format::bytes(free), format::bytes(capacity)),
+        _ if it.kind != "folder" => format!("{} used", format::bytes(it.taken_bytes())),
         _ => "space not known yet".to_owned(),
     }
 }
@@ -167,59 +147,14 @@ pub async fn verify(State(app): State<App>, session: Session, Path(id): Path<Rep
     }
 }
 
-/// `GET /storage/new`
-pub async fn new(State(app): State<App>, session: Session, fields: Fields) -> Result {
-    let shell = Shell::new(&app, &session, Section::Storage, "Create a location").await?;
-    let draft = fields.get("draft").parse().ok();
-    page(&New { shell, name: String::new(), path: String::new(), draft, problems: Problems::default(), problem: None })
-}
-
-/// `POST /storage/new`
-pub async fn create(State(app): State<App>, session: Session, fields: Fields) -> Result {
-    let (name, path) = (fields.get("name").to_owned(), fields.get("path").to_owned());
-    let draft: Option<DraftId> = fields.get("draft").parse().ok();
-    let passphrase = fields.secret("passphrase");
-    let mut problems = Problems::default();
-    problems.require("name", &name, NAME_LENGTH_MAX_CHARS, "The name");
-    problems.require("path", &path, PATH_LENGTH_MAX_CHARS, "The folder");
-    if !path.is_empty() && !path.starts_with('/') {
-        problems.add("path", "A full path that begins with “/”.");
-    }
-    let length = passphrase.expose_secret().chars().count();
-    if length < PASSPHRASE_LENGTH_MIN_CHARS {
-        problems
-            .add("passphrase", format!("Too short: {length} of at least {PASSPHRASE_LENGTH_MIN_CHARS} characters."));
-    } else if passphrase.expose_secret() != fields.raw("passphrase_again") {
-        problems.add("passphrase_again", "The two passphrases differ.");
-    }
-    let mut problem = None;
-    if problems.is_empty() {
-        match app.given.backend.create_location(&name, &path, passphrase).await {
-            Ok(made) => {
-                record(&app, &session, "location.created", &name, &path).await?;
-                let next = match draft {
-                    Some(draft) => format!("/tasks/draft/{draft}/location?made={}", made.repository_id),
-                    None => format!("/storage/{}?said=location-ready", made.repository_id),
-                };
-                let shell = Shell::new(&app, &session, Section::Storage, "Recovery key").await?;
-                let key = made.recovery_key.map(|key| key.expose_secret().to_owned());
-                return page(&Made { shell, name, path, key, points: made.points, next });
-            }
-            Err(error) => problem = Some(error),
+/// `POST /storage/{repository}/collect`
+pub async fn collect(State(app): State<App>, session: Session, Path(id): Path<RepositoryId>) -> Result {
+    let it = views::repository_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
+    match app.given.backend.collect(id).await {
+        Ok(()) => {
+            record(&app, &session, "location.collected", &it.name, "").await?;
+            go(format!("/storage/{id}?said=collect-queued"))
         }
-    }
-    let shell = Shell::new(&app, &session, Section::Storage, "Create a location").await?;
-    form_again(&New { shell, name, path, draft, problems, problem })
-}
-
-impl Made {
-    fn action(&self) -> &str {
-        self.next.split('?').next().unwrap_or_default()
-    }
-
-    /// The query as fields: a form of method GET drops its action's query.
-    fn fields(&self) -> Vec<(String, String)> {
-        let query = self.next.split_once('?').map_or("", |(_, query)| query);
-        url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+        Err(problem) => show(&app, &session, id, Some(problem)).await,
     }
 }

@@ -210,6 +210,71 @@ async fn a_task_can_be_changed_paused_and_removed() {
 }
 
 #[tokio::test]
+async fn shares_exports_and_buckets_are_locations_too() {
+    let world = World::new().await;
+    let mut client = world.administrator().await;
+    let secret = format!("{CANARY} secret");
+    let common = [("passphrase", secret.as_str()), ("passphrase_again", secret.as_str()), ("secret", secret.as_str())];
+    let smb = [
+        ("kind", "smb"),
+        ("name", "NAS"),
+        ("address", "nas"),
+        ("share", "vm"),
+        ("folder", "\\\\a\\b"),
+        ("account", "b"),
+    ];
+    let nfs = [("kind", "nfs"), ("name", "Filer"), ("address", "filer"), ("export", "/volume1"), ("uid", "1000")];
+    let s3 = [
+        ("kind", "s3"),
+        ("name", "Bucket"),
+        ("endpoint", "https://s3.example.org"),
+        ("bucket", "backups"),
+        ("access_key", "AK"),
+        ("lock_days", "30"),
+        ("lock_mode", "compliance"),
+    ];
+    for (fields, words) in [(&smb[..], "SMB share"), (&nfs[..], "NFS export"), (&s3[..], "S3 bucket")] {
+        let page = client.get(&format!("/storage/new?kind={}", fields[0].1)).await.ok();
+        assert!(page.contains(words));
+        let page = client.post("/storage/new", &[fields, &common[..]].concat()).await.ok();
+        assert!(page.contains(RECOVERY_KEY) && page.contains(words) && !page.contains(CANARY), "{page}");
+    }
+    let made = world.doubles.locations.lock().clone();
+    let kept: Vec<_> = made.iter().map(|order| serde_json::to_value(&order.location).unwrap()).collect();
+    assert_eq!((&kept[0]["folder"], &kept[0]["port"]), (&"a/b".into(), &445.into()));
+    assert_eq!((&kept[1]["export"], &kept[1]["uid"]), (&"/volume1".into(), &1000.into()));
+    assert_eq!(kept[2]["object_lock"], serde_json::json!({ "days": 30, "mode": "compliance" }));
+    assert!(made[1].secret.is_none() && made[0].secret.is_some());
+    let list = client.get("/storage").await.ok();
+    assert!(list.contains("SMB share · //nas/vm/a/b") && list.contains("S3 bucket"), "{list}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_share_stands_at_its_field() {
+    let world = World::new().await;
+    let mut client = world.administrator().await;
+    let secret = format!("{CANARY} secret");
+    let fields = [
+        ("kind", "smb"),
+        ("name", "NAS"),
+        ("share", "a/b"),
+        ("folder", "../up"),
+        ("account", "backup"),
+        ("port", "x"),
+        ("passphrase", &secret),
+        ("passphrase_again", &secret),
+    ];
+    let page = client.post("/storage/new", &fields).await.again();
+    for words in
+        ["The address is missing", "Only the share’s name", "A path within it", "Not a number", "password is missing"]
+    {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    assert!(page.contains(r#"value="a/b""#) && !page.contains(CANARY), "what is no secret is kept");
+    assert!(world.doubles.locations.lock().is_empty());
+}
+
+#[tokio::test]
 async fn a_restore_goes_to_another_host_under_a_new_name() {
     let world = two_machines().await;
     let (repository, vm) = (world.repository("nas").await, world.vm("web-01").await);

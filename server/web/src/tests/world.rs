@@ -1,6 +1,6 @@
 //! What the tests of the console stand on.
 
-use crate::backend::{Backend, DemoHost, DemoHosts, HostAccess, NewLocation, Preflight};
+use crate::backend::{Backend, DemoHost, DemoHosts, HostAccess, LocationOrder, NewLocation, Preflight};
 use crate::{AppState, auth, router};
 use async_trait::async_trait;
 use axum::Router;
@@ -43,6 +43,7 @@ pub struct Doubles {
     pub refuse: Mutex<Option<JobError>>,
     demos: Mutex<u16>,
     pub demos_removed: Mutex<Vec<u16>>,
+    pub locations: Mutex<Vec<LocationOrder>>,
 }
 
 impl Doubles {
@@ -75,15 +76,22 @@ impl Backend for Doubles {
         self.answer(Preflight::default())
     }
 
-    async fn create_location(&self, name: &str, path: &str, passphrase: SecretString) -> Result<NewLocation, JobError> {
+    async fn create_location(&self, order: LocationOrder) -> Result<NewLocation, JobError> {
         let db = self.db.lock().clone().unwrap();
         let repository_id = RepositoryId(Uuid::new_v4());
-        let new = NewRepository { repository_id, name: name.to_owned(), path: path.to_owned(), passphrase };
+        let path = order.location.to_string();
+        let new = NewRepository::folder(repository_id, &order.name, &path, order.passphrase.clone());
+        let new = NewRepository { kind: order.location.kind().to_owned(), secret: order.secret.clone(), ..new };
         db.insert_repository(&new).await.unwrap();
+        self.locations.lock().push(order);
         self.answer(NewLocation { repository_id, recovery_key: Some(SecretString::from(RECOVERY_KEY)), points: 0 })
     }
 
     async fn verify(&self, _: RepositoryId) -> Result<(), JobError> {
+        self.answer(())
+    }
+
+    async fn collect(&self, _: RepositoryId) -> Result<(), JobError> {
         self.answer(())
     }
 
@@ -238,12 +246,8 @@ impl World {
 
     pub async fn repository(&self, name: &str) -> RepositoryId {
         let repository_id = RepositoryId(Uuid::new_v4());
-        let new = NewRepository {
-            repository_id,
-            name: name.to_owned(),
-            path: format!("/srv/{name}"),
-            passphrase: SecretString::from(format!("{CANARY}-passphrase")),
-        };
+        let passphrase = SecretString::from(format!("{CANARY}-passphrase"));
+        let new = NewRepository::folder(repository_id, name, &format!("/srv/{name}"), passphrase);
         self.db().insert_repository(&new).await.unwrap();
         repository_id
     }
