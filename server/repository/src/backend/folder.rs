@@ -3,17 +3,18 @@
 //! being written is locked (`flock`), so that one that is not has lost its writer.
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
+use rustix::io::pread;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Seek, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{BackendError, BackendErrorKind, ObjectBackend, ObjectInfo, valid_name};
+use super::{BackendError, BackendErrorKind, ObjectBackend, ObjectInfo, direct, valid_name};
 
 const TEMPORARY_FOLDER: &str = "tmp";
 /// Parts handed to one `writev`.
@@ -140,13 +141,22 @@ impl FolderBackend {
         let path = self.path_of(name)?;
         let Some(range) = range else { return Ok(fs::read(path)?.into()) };
         let length = range.end.checked_sub(range.start).ok_or(io::ErrorKind::InvalidInput)?;
-        let file = File::open(path)?;
+        let file = File::open(&path)?;
         // Before room is made for them.
         if range.end > file.metadata()?.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut buffer = vec![0; length as usize];
-        file.read_exact_at(&mut buffer, range.start)?;
+        if let Some(read) = direct::read(&path, &range)? {
+            return Ok(read);
+        }
+        let mut buffer = Vec::with_capacity(length as usize);
+        while (buffer.len() as u64) < length {
+            let at = range.start + buffer.len() as u64;
+            if rustix::io::retry_on_intr(|| pread(&file, spare_capacity(&mut buffer), at))? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        buffer.truncate(length as usize); // the allocator may have given more
         Ok(buffer.into())
     }
 
@@ -199,11 +209,25 @@ impl FolderBackend {
 }
 
 fn write_synced(path: &Path, parts: &[Bytes]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let first = parts.first().map(Bytes::as_ref).unwrap_or_default();
+    let (file, is_direct) = direct::create(path, first)?;
     // Where locks are not supported, nobody sweeps either.
     let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    let passed = if is_direct { direct::write(&file, first)? } else { 0 };
+    write_rest(&file, parts, passed)?;
+    file.sync_all()
+}
+
+/// Writes the parts but for their first `passed` bytes, which are there.
+fn write_rest(mut file: &File, parts: &[Bytes], mut passed: usize) -> io::Result<()> {
+    file.seek(io::SeekFrom::Start(passed as u64))?;
     for group in parts.chunks(WRITE_PARTS_MAX) {
-        let mut slices: Vec<IoSlice<'_>> = group.iter().map(|part| IoSlice::new(part)).collect();
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(group.len());
+        for part in group {
+            let skip = passed.min(part.len());
+            passed -= skip;
+            slices.push(IoSlice::new(part.get(skip..).unwrap_or_default()));
+        }
         let mut rest = slices.as_mut_slice();
         IoSlice::advance_slices(&mut rest, 0); // skips empty parts
         while !rest.is_empty() {
@@ -215,7 +239,7 @@ fn write_synced(path: &Path, parts: &[Bytes]) -> io::Result<()> {
             }
         }
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// Removes temporary files whose writer is gone. What cannot be looked at stays.

@@ -16,10 +16,14 @@ use crate::format::{ChunkId, ChunkKind};
 use crate::pool::{Outcome, settle};
 use crate::source::DiskInput;
 
-/// An entry of a leaf, perhaps still in the thread pool.
+/// Chunks cut from one piece are queued together up to this: fewer hand-offs between threads.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+
+/// Entries of a leaf, perhaps still in the thread pool.
 pub enum Draft {
     Known(LeafEntry),
-    Pending(u32, Outcome<ChunkId>),
+    /// By their lengths.
+    Pending(Vec<u32>, Outcome<Vec<ChunkId>>),
 }
 
 /// Cuts what it is given and queues the chunks.
@@ -71,14 +75,34 @@ impl PageCutter {
     }
 
     async fn drain(&mut self) -> Result<()> {
-        for segment in self.segments.drain(..) {
-            self.drafts.push(match segment {
-                Segment::Zeros(length) => Draft::Known(LeafEntry { length: length as u32, id: ChunkId::ZERO }),
-                Segment::Data(content) => {
-                    let length = content.len() as u32;
-                    Draft::Pending(length, self.stage.store(ChunkKind::Data, content, &self.counts).await?)
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut segments = std::mem::take(&mut self.segments);
+        for segment in segments.drain(..) {
+            match segment {
+                Segment::Zeros(length) => {
+                    self.store(std::mem::take(&mut batch)).await?;
+                    self.drafts.push(Draft::Known(LeafEntry { length: length as u32, id: ChunkId::ZERO }));
+                    bytes = 0;
                 }
-            });
+                Segment::Data(content) => {
+                    if bytes + content.len() > BATCH_BYTES_MAX {
+                        self.store(std::mem::take(&mut batch)).await?;
+                        bytes = 0;
+                    }
+                    bytes += content.len();
+                    batch.push(content);
+                }
+            }
+        }
+        self.segments = segments;
+        self.store(batch).await
+    }
+
+    async fn store(&mut self, batch: Vec<Bytes>) -> Result<()> {
+        if !batch.is_empty() {
+            let lengths = batch.iter().map(|content| content.len() as u32).collect();
+            let outcome = self.stage.store(ChunkKind::Data, batch, &self.counts).await?;
+            self.drafts.push(Draft::Pending(lengths, outcome));
         }
         Ok(())
     }
@@ -126,10 +150,13 @@ impl Leaves {
 async fn store_leaf(stage: &Arc<Stage>, counts: &Arc<Counts>, drafts: Vec<Draft>) -> Result<ChunkId> {
     let mut entries = Vec::with_capacity(drafts.len());
     for draft in drafts {
-        entries.push(match draft {
-            Draft::Known(entry) => entry,
-            Draft::Pending(length, outcome) => LeafEntry { length, id: settle(outcome).await? },
-        });
+        match draft {
+            Draft::Known(entry) => entries.push(entry),
+            Draft::Pending(lengths, outcome) => {
+                let ids = settle(outcome).await?;
+                entries.extend(lengths.into_iter().zip(ids).map(|(length, id)| LeafEntry { length, id }));
+            }
+        }
     }
     store_node(stage, counts, map::encode_leaf(&map::join_zeros(entries))).await
 }
@@ -138,7 +165,10 @@ async fn store_leaf(stage: &Arc<Stage>, counts: &Arc<Counts>, drafts: Vec<Draft>
 pub async fn store_node(stage: &Arc<Stage>, counts: &Arc<Counts>, node: Option<Vec<u8>>) -> Result<ChunkId> {
     match node {
         None => Ok(ChunkId::ZERO),
-        Some(bytes) => settle(stage.store(ChunkKind::Map, bytes.into(), counts).await?).await,
+        Some(bytes) => {
+            let ids = settle(stage.store(ChunkKind::Map, vec![bytes.into()], counts).await?).await?;
+            ids.first().copied().ok_or(Error::Internal("a node of a disk's map"))
+        }
     }
 }
 

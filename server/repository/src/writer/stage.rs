@@ -157,7 +157,8 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(core: Arc<Core>, tag: PackTag) -> Arc<Self> {
-        let budget = core.config.pack_bytes as usize + BUDGET_BESIDE_PACK_BYTES;
+        let pack_bytes = core.config.pack_bytes;
+        let budget = pack_bytes as usize + BUDGET_BESIDE_PACK_BYTES;
         Arc::new(Self {
             core,
             queue: Arc::new(Semaphore::new(QUEUE_BYTES)),
@@ -166,7 +167,7 @@ impl Stage {
             failure: Mutex::default(),
             pending: Mutex::default(),
             open: Default::default(),
-            buffers: Arc::default(),
+            buffers: PackBuffers::new(pack_bytes),
             tag,
             referred: Mutex::default(),
             uncovered: Mutex::default(),
@@ -175,21 +176,26 @@ impl Stage {
         })
     }
 
-    /// Queues a chunk; waits while the budget is spent. The outcome is its identity.
+    /// Queues chunks, to be worked on by one thread; waits while the budget is spent. The outcome is their identities.
     pub async fn store(
         self: &Arc<Self>,
         kind: ChunkKind,
-        content: Bytes,
+        contents: Vec<Bytes>,
         counts: &Arc<Counts>,
-    ) -> Result<Outcome<ChunkId>> {
-        let queued = self.permit(&self.queue, content.len()).await?;
-        let permit = self.permit(&self.budget, content.len()).await?;
-        counts.chunk(kind);
+    ) -> Result<Outcome<Vec<ChunkId>>> {
+        let bytes = contents.iter().map(Bytes::len).sum();
+        let queued = self.permit(&self.queue, bytes).await?;
+        let mut permit = self.permit(&self.budget, bytes).await?;
         let (stage, counts, token) = (Arc::clone(self), Arc::clone(counts), self.tasks.token());
         Ok(self.core.pool.submit(move |workspace| {
-            let outcome = stage.process(kind, &content, permit, &counts, workspace);
-            drop((content, queued, token));
-            outcome
+            let mut ids = Vec::with_capacity(contents.len());
+            for content in &contents {
+                counts.chunk(kind);
+                let own = permit.split(content.len()).ok_or(Error::Internal("the byte budget"))?;
+                ids.push(stage.process(kind, content, own, &counts, workspace)?);
+            }
+            drop((contents, queued, token));
+            Ok(ids)
         }))
     }
 
