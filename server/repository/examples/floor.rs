@@ -106,13 +106,13 @@ fn restore(stored: &str, output: &str) -> Outcome {
             .map_err(|_| "open")?;
         number += 1;
         let content = match field(3)? {
-            0 => std::mem::take(&mut opened),
+            0 => opened.as_slice(),
             _ => workspace.decompress(&opened, length).ok_or("decompress")?,
         };
-        if *blake3::keyed_hash(&KEY, &content).as_bytes() != head[32..] {
+        if *blake3::keyed_hash(&KEY, content).as_bytes() != head[32..] {
             return Err("hash".into());
         }
-        out.write_all_at(&content, at)?;
+        out.write_all_at(content, at)?;
     }
     Ok(())
 }

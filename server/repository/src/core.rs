@@ -209,6 +209,20 @@ pub fn decode_chunk(
     sealed: &[u8],
     workspace: &mut Workspace,
 ) -> Result<Bytes> {
+    let seal = PackSeal::of(keys, location.pack, location.generation)?;
+    decode_with(keys, &seal, (location, kind, id), sealed, workspace, Bytes::copy_from_slice)
+}
+
+/// The same for chunks of one pack, whose `seal` is made once; what comes of the content is up to `take`, while it is in
+/// the thread's own memory (and its cache).
+pub fn decode_with<T>(
+    keys: &Keys,
+    seal: &PackSeal,
+    (location, kind, id): (&Location, ChunkKind, ChunkId),
+    sealed: &[u8],
+    workspace: &mut Workspace,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Result<T> {
     let damaged = |reason: &str| {
         let (pack, ordinal, offset) = (names::pack(&location.pack), location.ordinal, location.offset);
         Error::damaged(pack, format!("chunk {ordinal} at byte {offset}: {reason}"))
@@ -216,21 +230,21 @@ pub fn decode_chunk(
     if location.kind != kind {
         return Err(damaged("it is of another kind than its reference says"));
     }
-    let seal = PackSeal::of(keys, location.pack, location.generation)?;
     let mut opened = std::mem::take(&mut workspace.scratch);
     let authentic = seal.open_chunk(location.ordinal, sealed, &mut opened);
     let content = match (authentic, location.codec) {
         (None, _) => Err(damaged("its bytes are not those that were written")),
-        (Some(()), Codec::Raw) => Ok(Bytes::copy_from_slice(&opened)),
+        (Some(()), Codec::Raw) => Ok(opened.as_slice()),
         (Some(()), Codec::Zstd) => workspace
             .decompress(&opened, location.length as usize)
-            .map(Bytes::from)
             .ok_or_else(|| damaged("it does not decompress to its length")),
     };
+    let taken = content.and_then(|content| {
+        if content.len() != location.length as usize || keys.chunk_id(kind, content) != id {
+            return Err(damaged("its content is not what its identity says"));
+        }
+        Ok(take(content))
+    });
     workspace.scratch = opened;
-    let content = content?;
-    if content.len() != location.length as usize || keys.chunk_id(kind, &content) != id {
-        return Err(damaged("its content is not what its identity says"));
-    }
-    Ok(content)
+    taken
 }

@@ -85,6 +85,9 @@ pub enum Error {
     /// The source gave fewer or more bytes than the range it was asked for.
     #[error("disk {disk}: the host sent {got} bytes at byte {offset}, {wanted} were asked for")]
     SourceLength { disk: i32, offset: u64, wanted: u64, got: u64 },
+    /// What was read could not be put where the caller wants it.
+    #[error("disk {disk} could not be written at byte {offset}")]
+    Sink { disk: i32, offset: u64, source: std::io::Error },
     /// The read plan does not fit the disk or its base.
     #[error("disk {disk} cannot be backed up as planned: {reason}")]
     Plan { disk: i32, reason: String },

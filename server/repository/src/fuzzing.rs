@@ -86,7 +86,7 @@ fn chunk(data: &[u8]) {
     let mut workspace = Workspace::new().expect("zstd starts");
     let content = match codec {
         Codec::Raw => Some(stored.to_vec()),
-        Codec::Zstd => workspace.decompress(stored, length as usize),
+        Codec::Zstd => workspace.decompress(stored, length as usize).map(<[u8]>::to_vec),
     };
     if codec == Codec::Zstd {
         assert!(

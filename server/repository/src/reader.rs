@@ -6,17 +6,17 @@ use domain::Extent;
 use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use futures_util::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::backend::BackendErrorKind;
 use crate::cache::Cache;
-use crate::core::{Core, decode_chunk};
+use crate::core::{Core, decode_with};
 use crate::error::{Error, Result};
 use crate::format::manifest;
 use crate::format::map::{self, FANOUT, LeafEntry};
 use crate::format::names;
+use crate::format::pack::PackSeal;
 use crate::format::{ChunkId, ChunkKind, PAGE_BYTES};
 use crate::index::{IdMap, Location};
 use crate::point::PointId;
@@ -148,33 +148,56 @@ impl DiskMap {
 
     /// Reads and checks these chunks: sorted by place, neighbours in one read, decoded on all threads.
     pub async fn fetch(&self, pieces: &[Piece]) -> Result<IdMap<Bytes>> {
-        let mut wanted: IdMap<(Location, Piece)> = IdMap::default();
-        for piece in pieces {
-            if let Entry::Vacant(place) = wanted.entry(piece.id) {
-                let located = self.core.index.locate(&self.core, &piece.id).await;
-                let location = located.map_err(|error| self.locate_piece(piece, error))?;
-                place.insert((location, *piece));
+        let mut wanted: IdMap<Piece> = pieces.iter().map(|piece| (piece.id, *piece)).collect();
+        let places = self.places(wanted.drain().map(|(_, piece)| piece)).await?;
+        let copy = |piece: &Piece, content: &[u8]| (piece.id, Bytes::copy_from_slice(content));
+        let read = |run| self.read_run(run, copy);
+        let runs: Vec<_> = stream::iter(runs(&places)).map(read).buffer_unordered(READS_AT_ONCE).try_collect().await?;
+        Ok(runs.into_iter().flatten().collect())
+    }
+
+    /// Reads and checks these chunks the same way, and gives them to `sink` in any order: so many bytes.
+    pub async fn deliver(&self, pieces: &[Piece], sink: &Arc<dyn DiskSink>) -> Result<u64> {
+        let places = self.places(pieces.iter().copied()).await?;
+        let read = |run| {
+            let sink = Arc::clone(sink);
+            let write = move |piece: &Piece, content: &[u8]| {
+                let written = sink.write_at(piece.offset, content);
+                written.map(|()| content.len() as u64).map_err(|source| (piece.offset, source))
+            };
+            self.read_run(run, write)
+        };
+        let mut runs = stream::iter(runs(&places)).map(read).buffer_unordered(READS_AT_ONCE);
+        let mut total = 0;
+        while let Some(written) = runs.try_next().await? {
+            for outcome in written {
+                total += outcome.map_err(|(offset, source)| Error::Sink { disk: self.disk, offset, source })?;
             }
         }
-        let mut places: Vec<(Location, Piece)> = wanted.into_values().collect();
-        places.sort_unstable_by_key(|(location, _)| (location.pack, location.offset));
-        let mut reads = stream::iter(runs(&places))
-            .map(|run| self.read_run(run))
-            .buffer_unordered(READS_AT_ONCE)
-            .map_ok(|decoded| stream::iter(decoded).map(Ok::<_, Error>))
-            .try_flatten();
-        let mut contents = IdMap::default();
-        while let Some((id, content)) = reads.try_next().await? {
-            contents.insert(id, content);
+        Ok(total)
+    }
+
+    /// Where these chunks are, in the order of the packs.
+    async fn places(&self, pieces: impl Iterator<Item = Piece>) -> Result<Vec<(Location, Piece)>> {
+        let mut places = Vec::new();
+        for piece in pieces {
+            let located = self.core.index.locate(&self.core, &piece.id).await;
+            places.push((located.map_err(|error| self.locate_piece(&piece, error))?, piece));
         }
-        Ok(contents)
+        places.sort_unstable_by_key(|(location, _)| (location.pack, location.offset));
+        Ok(places)
     }
 
     fn locate_piece(&self, piece: &Piece, error: Error) -> Error {
         self.locate_error(Extent::new(piece.offset, u64::from(piece.length)), error)
     }
 
-    async fn read_run(&self, run: Vec<(Location, Piece)>) -> Result<Vec<(ChunkId, Bytes)>> {
+    /// Reads chunks that lie together in one go; `take` gets the content of each, on the thread that decoded it.
+    async fn read_run<T: Send + 'static>(
+        &self,
+        run: Vec<(Location, Piece)>,
+        take: impl Fn(&Piece, &[u8]) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>> {
         let (Some((first, piece)), Some((last, _))) = (run.first(), run.last()) else { return Ok(Vec::new()) };
         let (start, end) = (first.offset, last.offset + u64::from(last.sealed_bytes));
         let sealed = match self.core.backend.get(&names::pack(&first.pack), Some(start..end)).await {
@@ -186,33 +209,33 @@ impl DiskMap {
             }
             Err(error) => return Err(self.locate_piece(piece, error.into())),
         };
+        let seal = Arc::new(PackSeal::of(&self.core.keys, first.pack, first.generation)?);
         let decode = |(location, piece): (Location, Piece)| {
+            let take = take.clone();
+            let take = move |content: &[u8]| (content.len() == piece.length as usize).then(|| take(&piece, content));
             let outcome = sealed.as_ref().map(|sealed| {
                 let from = (location.offset - start) as usize;
                 let part = sealed.slice(from..from + location.sealed_bytes as usize);
-                let (keys, id) = (Arc::clone(&self.core.keys), piece.id);
-                self.core
-                    .pool
-                    .submit(move |workspace| decode_chunk(&keys, &location, ChunkKind::Data, id, &part, workspace))
+                let (keys, seal, take) = (Arc::clone(&self.core.keys), Arc::clone(&seal), take.clone());
+                self.core.pool.submit(move |workspace| {
+                    decode_with(&keys, &seal, (&location, ChunkKind::Data, piece.id), &part, workspace, take)
+                })
             });
             async move {
                 let decoded = match outcome {
                     Some(outcome) => Some(settle(outcome).await),
                     None => None,
                 };
-                let content = match decoded {
-                    Some(Ok(content)) => Ok(content),
+                let taken = match decoded {
+                    Some(Ok(taken)) => Ok(taken),
                     Some(Err(error)) if !error.is_damage() => Err(error),
                     // Here or wherever else it is.
-                    _ => self.core.chunk(piece.id, ChunkKind::Data).await,
+                    _ => self.core.chunk(piece.id, ChunkKind::Data).await.map(|content| take(&content)),
                 };
-                let content = content.map_err(|error| self.locate_piece(&piece, error))?;
-                if content.len() != piece.length as usize {
-                    let error =
-                        Error::damaged(names::pack(&location.pack), "a chunk has another length than the map says");
-                    return Err(self.locate_piece(&piece, error));
-                }
-                Ok((piece.id, content))
+                taken.map_err(|error| self.locate_piece(&piece, error))?.ok_or_else(|| {
+                    let reason = "a chunk has another length than the map says";
+                    self.locate_piece(&piece, Error::damaged(names::pack(&location.pack), reason))
+                })
             }
         };
         run.into_iter().map(decode).collect::<FuturesUnordered<_>>().try_collect().await
@@ -236,6 +259,12 @@ fn runs(places: &[(Location, Piece)]) -> Vec<Vec<(Location, Piece)>> {
         }
     }
     runs
+}
+
+/// Where a disk's content goes, piece by piece; called by several threads at once.
+pub trait DiskSink: Send + Sync {
+    /// Puts `content` at byte `offset`.
+    fn write_at(&self, offset: u64, content: &[u8]) -> std::io::Result<()>;
 }
 
 /// A disk of a restore point, for reading. Clones share its caches.
@@ -327,6 +356,24 @@ impl DiskImage {
             }
         }
         Ok(extents)
+    }
+
+    /// Gives all data to `sink`, in any order, zeros left out, every byte checked; returns how many bytes there were. The
+    /// threads that decode call it, so that nothing is copied or kept on the way: the fastest where order does not matter.
+    pub async fn copy_to(&self, sink: Arc<dyn DiskSink>) -> Result<u64> {
+        let (map, sink, all) = (&self.map, &sink, Extent::new(0, self.size_bytes()));
+        let mut windows = stream::iter(pages(all))
+            .map(|page| map.pieces(page, all))
+            .buffered(LEAVES_AHEAD)
+            .map_ok(|pieces| stream::iter(windows(pieces)).map(Ok::<_, Error>))
+            .try_flatten()
+            .map(|window| async move { map.deliver(&window?, sink).await })
+            .buffer_unordered(WINDOWS_AHEAD);
+        let mut total = 0;
+        while let Some(bytes) = windows.try_next().await? {
+            total += bytes;
+        }
+        Ok(total)
     }
 
     /// The data in `range`: pieces in ascending order of their offset, zeros left out, every byte checked. Decodes ahead

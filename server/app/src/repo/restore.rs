@@ -1,13 +1,11 @@
 //! A disk of a restore point into a new file, sparse.
 
-use domain::Extent;
-use futures_util::TryStreamExt;
-use repository::DiskImage;
+use repository::{DiskImage, DiskSink};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::RepoError;
 
@@ -26,18 +24,22 @@ pub async fn to_file(image: &DiskImage, path: &Path) -> Result<u64, RepoError> {
 async fn write(image: &DiskImage, file: &Arc<File>, path: &Path) -> Result<u64, RepoError> {
     let failed = |source| RepoError::File { doing: "write", path: path.display().to_string(), source };
     file.set_len(image.size_bytes()).map_err(failed)?;
-    let mut stream = image.stream(Extent::new(0, image.size_bytes()));
-    let mut total = 0;
-    while let Some((offset, bytes)) = stream.try_next().await? {
-        total += bytes.len() as u64;
-        let file = Arc::clone(file);
-        blocking(move || file.write_all_at(&bytes, offset)).await.map_err(failed)?;
-    }
+    let written = image.copy_to(Arc::new(Target(Mutex::new(Arc::clone(file))))).await.map_err(|error| match error {
+        repository::Error::Sink { source, .. } => failed(source),
+        error => error.into(),
+    })?;
     let file = Arc::clone(file);
-    blocking(move || file.sync_all()).await.map_err(failed)?;
-    Ok(total)
+    let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+    synced.unwrap_or_else(|_| Err(io::Error::other("the writing thread stopped"))).map_err(failed)?;
+    Ok(written)
 }
 
-async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(io::Error::other("the writing thread stopped")))
+/// The new file; what is not written stays a hole. One write at a time: the file system allows no more, and threads that
+/// wait for it there spin.
+struct Target(Mutex<Arc<File>>);
+
+impl DiskSink for Target {
+    fn write_at(&self, offset: u64, content: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all_at(content, offset)
+    }
 }

@@ -17,12 +17,19 @@ pub struct Workspace {
     pub(crate) scratch: Vec<u8>,
     /// For sealed bytes, while `scratch` holds the compressed ones.
     pub(crate) sealed: Vec<u8>,
+    /// What the decompressor made last.
+    content: Vec<u8>,
 }
 
 impl Workspace {
     pub fn new() -> std::io::Result<Self> {
-        let compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-        Ok(Self { compressor, decompressor: zstd::bulk::Decompressor::new()?, scratch: Vec::new(), sealed: Vec::new() })
+        Ok(Self {
+            compressor: zstd::bulk::Compressor::new(ZSTD_LEVEL)?,
+            decompressor: zstd::bulk::Decompressor::new()?,
+            scratch: Vec::new(),
+            sealed: Vec::new(),
+            content: Vec::new(),
+        })
     }
 
     /// The bytes to store: in the scratch space when compressed, else the content itself.
@@ -31,18 +38,24 @@ impl Workspace {
             return (Codec::Raw, content);
         }
         // No room for a result that is not smaller: zstd gives up, and the content is stored as it is.
-        self.scratch.resize(content.len().saturating_sub(1), 0);
-        match self.compressor.compress_to_buffer(content, self.scratch.as_mut_slice()) {
+        let room = content.len().saturating_sub(1);
+        if self.scratch.len() < room {
+            self.scratch.resize(room, 0);
+        }
+        match self.compressor.compress_to_buffer(content, self.scratch.get_mut(..room).unwrap_or_default()) {
             Ok(length) => (Codec::Zstd, self.scratch.get(..length).unwrap_or_default()),
             Err(_) => (Codec::Raw, content),
         }
     }
 
     /// The content of one zstd frame, exactly `length` bytes; `None` when the frame holds anything else.
-    pub fn decompress(&mut self, stored: &[u8], length: usize) -> Option<Vec<u8>> {
-        let mut content = Vec::with_capacity(length);
-        let got = self.decompressor.decompress_to_buffer(stored, &mut content).ok()?;
-        (got == length && content.len() == length).then_some(content)
+    pub fn decompress(&mut self, stored: &[u8], length: usize) -> Option<&[u8]> {
+        if self.content.len() < length {
+            self.content.resize(length, 0);
+        }
+        let room = self.content.get_mut(..length)?;
+        let got = self.decompressor.decompress_to_buffer(stored, room).ok()?;
+        (got == length).then_some(&*room)
     }
 }
 
@@ -89,7 +102,7 @@ mod tests {
         let stored = stored.to_vec();
         assert_eq!(codec, Codec::Zstd);
         assert!(stored.len() < content.len() / 4);
-        assert_eq!(workspace.decompress(&stored, content.len()), Some(content.clone()));
+        assert_eq!(workspace.decompress(&stored, content.len()), Some(content.as_slice()));
         assert_eq!(workspace.decompress(&stored, content.len() - 1), None);
         assert_eq!(workspace.decompress(&stored, content.len() + 1), None);
     }

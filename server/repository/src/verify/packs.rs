@@ -9,10 +9,11 @@ use std::sync::Arc;
 use super::pace::Pace;
 use super::{Fault, Listed, Verifier, VerifyProgress, fault, milliseconds};
 use crate::backend::BackendErrorKind;
-use crate::core::{Core, decode_chunk};
+use crate::core::{Core, decode_with};
 use crate::error::{Error, Result};
 use crate::format::ChunkId;
 use crate::format::names::{self, ObjectId};
+use crate::format::pack::PackSeal;
 use crate::format::segment::PackRecord;
 use crate::format::stamp::Bad;
 use crate::index::{IdSet, Location, locations, read_footer, read_segment};
@@ -286,15 +287,16 @@ async fn check_run(core: &Arc<Core>, run: Run) -> Result<Vec<BadPlace>> {
             return Ok(run.into_iter().map(|(place, id)| (place, id, fault.clone())).collect());
         }
     };
+    let seal = Arc::new(PackSeal::of(&core.keys, first.pack, first.generation)?);
     let checks: Vec<_> = run
         .into_iter()
         .map(|(location, id)| {
             let from = (location.offset - start) as usize;
             let part = sealed.slice(from..from + location.sealed_bytes as usize);
-            let keys = Arc::clone(&core.keys);
-            let check = core
-                .pool
-                .submit(move |workspace| decode_chunk(&keys, &location, location.kind, id, &part, workspace).map(drop));
+            let (keys, seal) = (Arc::clone(&core.keys), Arc::clone(&seal));
+            let check = core.pool.submit(move |workspace| {
+                decode_with(&keys, &seal, (&location, location.kind, id), &part, workspace, |_| ())
+            });
             (location, id, check)
         })
         .collect();
