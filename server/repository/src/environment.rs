@@ -13,13 +13,14 @@ pub trait Randomness: Send + Sync {
     fn fill(&self, bytes: &mut [u8]) -> Result<()>;
 }
 
-/// The operating system's and library's secure generator.
+/// The operating system's generator. The crypto library's own gathers entropy for a tenth of a second before its first byte,
+/// which would be a tenth of a small backup.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemRandomness;
 
 impl Randomness for SystemRandomness {
     fn fill(&self, bytes: &mut [u8]) -> Result<()> {
-        aws_lc_rs::rand::fill(bytes).map_err(|_| Error::Internal("random numbers"))
+        getrandom::fill(bytes).map_err(|_| Error::Internal("random numbers"))
     }
 }
 
