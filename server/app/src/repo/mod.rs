@@ -43,8 +43,9 @@ enum Action {
     Init {
         #[command(flatten)]
         place: Place,
-        /// Average chunk in KiB: 64, 128, 256, 512 or 1024. Smaller finds more duplicates, larger needs less memory
-        #[arg(long, default_value_t = 128)]
+        /// Average chunk in KiB: 64, 128, 256, 512 or 1024. Smaller finds more duplicates, larger needs less memory: 128
+        /// beyond some 50 TB
+        #[arg(long, default_value_t = 64)]
         chunk_kib: u32,
     },
     /// List the restore points, oldest first
