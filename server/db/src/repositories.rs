@@ -151,10 +151,19 @@ impl Database {
         Ok(())
     }
 
-    /// Keeps what a collection gave back; `unfinished` leaves it due, because others still held on to something.
+    /// A collection begins: what is removed from now on makes the next one due.
+    pub async fn begin_collection(&self, repository_id: RepositoryId) -> Result<()> {
+        sqlx::query("update repository set collect_due = false where repository_id = $1")
+            .bind(repository_id)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps what a collection gave back. `unfinished` makes another one due, because others still hold on to something.
     pub async fn record_collected(&self, repository_id: RepositoryId, bytes: u64, unfinished: bool) -> Result<()> {
         sqlx::query(
-            "update repository set collected_at = now(), collected_bytes = $2, collect_due = $3
+            "update repository set collected_at = now(), collected_bytes = $2, collect_due = collect_due or $3
              where repository_id = $1",
         )
         .bind(repository_id)

@@ -38,9 +38,18 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
     ctx.phase("Giving space back").await;
     let tally = Arc::new(Tally::new([WHOLE]));
     let reporter = ctx.report(Arc::clone(&tally), BTreeMap::from([(WHOLE, "Packs rewritten".to_owned())]));
+    ctx.essential(ctx.core.db.begin_collection(id).await)?;
     let collected = repository.collect(CollectOptions::default(), Arc::new(Figures(tally)), ctx.stop.token()).await;
     reporter.finish().await;
-    let report = collected.map_err(|error| errors::repository(&what, &error))?;
+    let report = match collected {
+        Ok(report) => report,
+        Err(error) => {
+            if let Err(lost) = ctx.core.db.mark_collect_due(id).await {
+                tracing::warn!(repository = %row.name, error = %errors::chain(&lost), "not due again");
+            }
+            return Err(errors::repository(&what, &error));
+        }
+    };
     let unfinished = !report.waiting_for.is_empty();
     let freed = report.freed_bytes.max(0).unsigned_abs();
     ctx.essential(ctx.core.db.record_collected(id, freed, unfinished).await)?;

@@ -188,9 +188,16 @@ async fn a_repository_is_added_once_and_removed_when_unused() {
     assert!(db.repository_secret(repository_id).await.unwrap().is_none());
     db.mark_collect_due(repository_id).await.unwrap();
     assert!(db.repository(repository_id).await.unwrap().collect_due);
-    db.record_collected(repository_id, 7, false).await.unwrap();
-    let collected = db.repository(repository_id).await.unwrap();
-    assert_eq!((collected.collected_bytes, collected.collect_due), (Some(7), false));
+    // A point that goes while a collection runs makes the next one due.
+    for (removed_meanwhile, unfinished, due) in [(false, false, false), (true, false, true), (false, true, true)] {
+        db.begin_collection(repository_id).await.unwrap();
+        if removed_meanwhile {
+            db.mark_collect_due(repository_id).await.unwrap();
+        }
+        db.record_collected(repository_id, 7, unfinished).await.unwrap();
+        let collected = db.repository(repository_id).await.unwrap();
+        assert_eq!((collected.collected_bytes, collected.collect_due), (Some(7), due));
+    }
 
     db.record_repository_error(repository_id, &JobError::fail("repository.missing", "w", "y", "h")).await.unwrap();
     assert!(db.repository(repository_id).await.unwrap().check_error.is_some());

@@ -7,7 +7,7 @@ use crate::context::JobContext;
 use crate::{errors, words};
 use db::RepositoryId;
 use domain::retention::Candidate;
-use repository::{PointId, Repository};
+use repository::{BackendErrorKind, PointId, Repository};
 
 /// Applies the task's rule. What cannot be removed now is tried again after the next backup and at the next start.
 pub async fn retain(ctx: &JobContext, source: &Source) {
@@ -40,13 +40,17 @@ pub async fn remove_expiring(
     for id in expiring {
         match repository.delete_point(PointId(id.0)).await {
             Ok(()) | Err(repository::Error::NoSuchPoint(_)) => {}
+            // Object lock keeps it for now; a later pass removes it, and this one goes on with the others.
+            Err(repository::Error::Backend(error)) if error.kind == BackendErrorKind::Locked => {
+                tracing::debug!(point = %id, %error, "a restore point stays until its lock ends");
+                continue;
+            }
             Err(error) => return Err(errors::chain(&error)),
         }
+        // Before the row goes: whatever stops this pass, space that was freed is not forgotten.
+        core.db.mark_collect_due(repository_id).await.map_err(|error| errors::chain(&error))?;
         core.db.delete_point(id).await.map_err(|error| errors::chain(&error))?;
         gone += 1;
-    }
-    if gone > 0 {
-        core.db.mark_collect_due(repository_id).await.map_err(|error| errors::chain(&error))?;
     }
     Ok(gone)
 }

@@ -135,26 +135,30 @@ pub async fn one(State(app): State<App>, session: Session, Path(id): Path<Reposi
     show(&app, &session, id, None).await
 }
 
+/// Answers to a job that was asked for: says so on the location's page, or why not.
+async fn queued(
+    app: &App,
+    session: &Session,
+    id: RepositoryId,
+    asked: std::result::Result<(), JobError>,
+    (event, said): (&str, &str),
+) -> Result {
+    if let Err(problem) = asked {
+        return show(app, session, id, Some(problem)).await;
+    }
+    let it = views::repository_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
+    record(app, session, event, &it.name, "").await?;
+    go(format!("/storage/{id}?said={said}"))
+}
+
 /// `POST /storage/{repository}/verify`
 pub async fn verify(State(app): State<App>, session: Session, Path(id): Path<RepositoryId>) -> Result {
-    let it = views::repository_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
-    match app.given.backend.verify(id).await {
-        Ok(()) => {
-            record(&app, &session, "location.verified", &it.name, "").await?;
-            go(format!("/storage/{id}?said=verify-queued"))
-        }
-        Err(problem) => show(&app, &session, id, Some(problem)).await,
-    }
+    let asked = app.given.backend.verify(id).await;
+    queued(&app, &session, id, asked, ("location.verified", "verify-queued")).await
 }
 
 /// `POST /storage/{repository}/collect`
 pub async fn collect(State(app): State<App>, session: Session, Path(id): Path<RepositoryId>) -> Result {
-    let it = views::repository_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
-    match app.given.backend.collect(id).await {
-        Ok(()) => {
-            record(&app, &session, "location.collected", &it.name, "").await?;
-            go(format!("/storage/{id}?said=collect-queued"))
-        }
-        Err(problem) => show(&app, &session, id, Some(problem)).await,
-    }
+    let asked = app.given.backend.collect(id).await;
+    queued(&app, &session, id, asked, ("location.collected", "collect-queued")).await
 }
