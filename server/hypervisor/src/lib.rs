@@ -11,6 +11,7 @@ use domain::machine::{MachineConfig, PowerState};
 use domain::point::{ChangeMark, Consistency};
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod error;
 pub mod esxi;
@@ -51,6 +52,15 @@ pub trait Hypervisor: Send + Sync {
     /// lost can be found again by [`Hypervisor::list_own_snapshots`].
     async fn create_snapshot(&self, machine: &MachineRef, request: &SnapshotRequest) -> Result<Snapshot>;
 
+    /// What a later run needs to ask what changed since this snapshot, one mark for each disk whose changes are tracked.
+    /// Called once the disks were copied and before the point is committed. vSphere: nothing happens on the host. Hyper-V:
+    /// the checkpoint becomes a reference point and is gone; [`Hypervisor::remove_snapshot`] then only finds that out.
+    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>>;
+
+    /// Lets go of what the host keeps for marks that nobody will ask with again. vSphere keeps nothing. Succeeds when it is
+    /// gone already.
+    async fn forget_marks(&self, machine: &MachineRef, marks: &[ChangeMark]) -> Result<()>;
+
     /// Removes a snapshot and waits until the disks are consolidated. Succeeds when it is gone already.
     async fn remove_snapshot(&self, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()>;
 
@@ -59,6 +69,15 @@ pub trait Hypervisor: Send + Sync {
 
     /// The frozen disks of a snapshot, ready to be read.
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>>;
+
+    /// Asks the guest to shut down and waits at most `patience` for it. Succeeds when the machine is off already.
+    async fn shut_down(&self, machine: &MachineRef, patience: Duration) -> Result<ShutDown>;
+
+    /// Switches the machine off like a power failure. Succeeds when it is off already.
+    async fn power_off(&self, machine: &MachineRef) -> Result<()>;
+
+    /// Switches the machine on. Succeeds when it is on already.
+    async fn power_on(&self, machine: &MachineRef) -> Result<()>;
 
     /// Defines a new machine and opens it for writing. Nothing is left on the host unless [`RestoreTarget::commit`] ran.
     async fn create_target(&self, request: &RestoreRequest) -> Result<Box<dyn RestoreTarget>>;
@@ -175,6 +194,15 @@ pub enum TrackingState {
     Refused(String),
 }
 
+/// How a request to shut down ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShutDown {
+    /// The machine is off.
+    Off,
+    /// It still runs, with the reason: the guest refused, has no tools, or took too long.
+    StillOn(String),
+}
+
 /// A snapshot to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRequest {
@@ -226,8 +254,8 @@ pub trait DiskReader: Send + Sync {
     /// Bytes.
     fn size_bytes(&self) -> u64;
 
-    /// The moment of this snapshot, to be stored with the committed point. `None` when tracking is not active.
-    fn mark(&self) -> Option<ChangeMark>;
+    /// Whether the host tracks this disk's changes, so that [`Hypervisor::seal_snapshot`] gives a mark for it.
+    fn tracks_changes(&self) -> bool;
 
     /// What changed since `mark`. A mark the host no longer knows is not an error: [`Areas::Unknown`] with the cause.
     async fn changed_since(&self, mark: &ChangeMark) -> Result<Areas>;

@@ -1,6 +1,6 @@
 //! Snapshots, changed areas and reads, byte for byte.
 
-use super::{Lab, MIB, assert_same, copy, first_disk, known, request};
+use super::{Lab, MIB, assert_same, copy, first_disk, known, mark_of, request};
 use domain::Extent;
 use domain::machine::Quiesce;
 use domain::point::Consistency;
@@ -35,7 +35,8 @@ async fn full_and_incremental_reads_equal_the_frozen_disks() {
             copy(disk, &areas, &file).await;
             assert_same(&file, &lab.frozen(&snapshot, disk.key()));
         }
-        marks = disks.iter().map(|disk| disk.mark().expect("tracking is active")).collect();
+        marks = host.seal_snapshot(&web, &snapshot).await.expect("marks");
+        assert_eq!(marks.len(), disks.len(), "tracking is active");
         host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
         assert!(lab.host.machine("web").expect("web").snapshots.is_empty());
     }
@@ -57,8 +58,8 @@ async fn more_areas_than_fit_in_an_answer_are_paged() {
     .await;
     let host = lab.connect().await;
     let web = lab.machine("web");
-    let (snapshot, disk) = first_disk(&host, &web).await;
-    let mark = disk.mark().expect("a mark");
+    let (snapshot, _) = first_disk(&host, &web).await;
+    let mark = mark_of(&host, &web, &snapshot).await;
     host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
     for n in 0..4000u64 {
         lab.host.write("web", 2000, n * (128 << 10), &[(n % 250) as u8 + 1; 512]).expect("a write");
@@ -78,8 +79,8 @@ async fn areas_that_do_not_add_up_are_refused() {
     let lab = Lab::new().await;
     let host = lab.connect().await;
     let web = lab.machine("web");
-    let (snapshot, disk) = first_disk(&host, &web).await;
-    let mark = disk.mark().expect("a mark");
+    let (snapshot, _) = first_disk(&host, &web).await;
+    let mark = mark_of(&host, &web, &snapshot).await;
     host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
     lab.host.guest_burst("web", 4 * MIB).expect("guest writes");
     let (_, disk) = first_disk(&host, &web).await;
@@ -98,8 +99,8 @@ async fn lost_tracking_and_a_grown_disk_make_everything_be_read() {
     let lab = Lab::new().await;
     let host = lab.connect().await;
     let web = lab.machine("web");
-    let (snapshot, disk) = first_disk(&host, &web).await;
-    let mark = disk.mark().expect("a mark");
+    let (snapshot, _) = first_disk(&host, &web).await;
+    let mark = mark_of(&host, &web, &snapshot).await;
     host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
 
     let (snapshot, disk) = first_disk(&host, &web).await;
@@ -133,7 +134,7 @@ async fn tracking_is_switched_on_and_active_after_the_next_stun() {
     let (snapshot, _) = first_disk(&host, &web).await;
     host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
     let (_, disk) = first_disk(&host, &web).await;
-    assert!(disk.mark().is_some());
+    assert!(disk.tracks_changes());
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 
 mod backup;
 mod describe;
+mod power;
 mod restore;
 mod trouble;
 
 use domain::Extent;
 use domain::machine::Quiesce;
+use domain::point::ChangeMark;
 use futures_util::StreamExt as _;
 use hypervisor::esxi::{ConnectOptions, EsxiHost, Timeouts};
 use hypervisor::{Areas, DiskReader, FullReads, HostError, Hypervisor, MachineRef, Snapshot, SnapshotRequest};
@@ -140,6 +142,11 @@ fn assert_same(one: &Path, other: &Path) {
 }
 
 /// Snapshot, open, and hand over; the snapshot is removed afterwards.
+/// The mark of the snapshot's first disk.
+async fn mark_of(host: &EsxiHost, machine: &MachineRef, snapshot: &Snapshot) -> ChangeMark {
+    host.seal_snapshot(machine, snapshot).await.expect("marks").into_iter().next().expect("a mark")
+}
+
 async fn first_disk(host: &EsxiHost, machine: &MachineRef) -> (Snapshot, Arc<dyn DiskReader>) {
     let snapshot = host.create_snapshot(machine, &request("1")).await.expect("a snapshot");
     let disk = host.open_disks(machine, &snapshot).await.expect("open").remove(0);

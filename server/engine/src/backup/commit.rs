@@ -13,7 +13,7 @@ use domain::job::JobError;
 use domain::point::ChangeMark;
 use repository::{CommittedPoint, PointMetadata};
 
-/// Commits the point and writes its row.
+/// Seals the snapshot, commits the point and writes its row.
 pub async fn commit(
     ctx: &JobContext,
     source: &Source,
@@ -21,11 +21,14 @@ pub async fn commit(
     disks: &[PlannedDisk],
     copied: Copied,
 ) -> Result<CommittedPoint, JobError> {
-    if let Err(error) = ctx.check(&source.what) {
-        copied.writer.abandon().await;
-        return Err(error);
-    }
-    let committed = copied.writer.commit(metadata(source, held, disks)).await;
+    let marks = match seal(ctx, source, held).await {
+        Ok(marks) => marks,
+        Err(error) => {
+            copied.writer.abandon().await;
+            return Err(error);
+        }
+    };
+    let committed = copied.writer.commit(metadata(source, held, disks, marks)).await;
     let committed = committed.map_err(|error| errors::repository(&source.what, &error))?;
     let point = &committed.point;
     let row = NewPoint {
@@ -52,7 +55,21 @@ pub async fn commit(
     Ok(committed)
 }
 
-fn metadata(source: &Source, held: &Held, disks: &[PlannedDisk]) -> PointMetadata {
+/// What the next increment asks with. Without it the point is as good, but the next run reads everything.
+async fn seal(ctx: &JobContext, source: &Source, held: &Held) -> Result<Vec<ChangeMark>, JobError> {
+    ctx.check(&source.what)?;
+    match source.host.seal_snapshot(&source.machine.reference, &held.snapshot).await {
+        Ok(marks) => Ok(marks),
+        Err(error) => {
+            let cause = errors::chain(&error);
+            ctx.warn(&format!("The next backup will read everything: the change marks were not to be had ({cause})."))
+                .await;
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn metadata(source: &Source, held: &Held, disks: &[PlannedDisk], marks: Vec<ChangeMark>) -> PointMetadata {
     let fallbacks = disks.iter().filter_map(|disk| {
         disk.plan.fallback.as_ref().map(|cause| format!("{}: all of it was read, because {cause}.", disk.title()))
     });
@@ -63,13 +80,9 @@ fn metadata(source: &Source, held: &Held, disks: &[PlannedDisk]) -> PointMetadat
         taken_at: held.taken_at,
         kind: plan::point_kind(disks),
         consistency: held.snapshot.consistency,
-        marks: disks.iter().filter_map(mark).collect(),
+        marks,
         warnings: held.snapshot.warnings.iter().cloned().chain(fallbacks).collect(),
         task: Some(source.task_name.clone()),
         predecessor: source.predecessor,
     }
-}
-
-fn mark(disk: &PlannedDisk) -> Option<ChangeMark> {
-    disk.reader.mark()
 }

@@ -12,6 +12,7 @@ mod folder;
 mod inventory;
 mod lease;
 mod machine;
+mod power;
 mod preflight;
 mod property;
 mod reader;
@@ -33,13 +34,15 @@ pub use transport::Timeouts;
 use crate::tls::Pin;
 use crate::{
     DevicePreflight, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot, RestoreRequest,
-    RestoreTarget, Result, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    RestoreTarget, Result, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
+use domain::point::ChangeMark;
 use folder::Folder;
 use secrecy::SecretString;
 use session::{Session, Vim as _};
 use std::sync::Arc;
+use std::time::Duration;
 use transport::Address;
 
 /// What a full backup reads.
@@ -114,6 +117,14 @@ impl Hypervisor for EsxiHost {
         snapshot::create(self.session.as_ref(), machine, request).await
     }
 
+    async fn seal_snapshot(&self, _: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
+        reader::marks(self.session.as_ref(), snapshot).await
+    }
+
+    async fn forget_marks(&self, _: &MachineRef, _: &[ChangeMark]) -> Result<()> {
+        Ok(())
+    }
+
     async fn remove_snapshot(&self, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()> {
         snapshot::remove(self.session.as_ref(), machine, snapshot).await
     }
@@ -124,6 +135,18 @@ impl Hypervisor for EsxiHost {
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {
         reader::open(&self.session, &self.folder, machine, snapshot, self.full_reads).await
+    }
+
+    async fn shut_down(&self, machine: &MachineRef, patience: Duration) -> Result<ShutDown> {
+        power::shut_down(self.session.as_ref(), machine, patience).await
+    }
+
+    async fn power_off(&self, machine: &MachineRef) -> Result<()> {
+        power::power_off(self.session.as_ref(), machine).await
+    }
+
+    async fn power_on(&self, machine: &MachineRef) -> Result<()> {
+        power::power_on(self.session.as_ref(), machine).await
     }
 
     async fn create_target(&self, request: &RestoreRequest) -> Result<Box<dyn RestoreTarget>> {

@@ -9,7 +9,7 @@ use super::inventory::{datastores, machine_ref};
 use super::machine::{CONFIG_PATHS, DiskDetail, STATE_PATHS, read_config, snapshots, split_path};
 use super::preflight::distrusted_tracking;
 use super::property::of_object;
-use super::session::{Session, Vim as _};
+use super::session::{Session, Vim};
 use super::snapshot::config_of;
 use super::tracking::{self, ALLOCATED, Question, mark_is_stale};
 use super::xml::MoRef;
@@ -34,6 +34,28 @@ pub(super) struct SnapshotDisk {
     change_id: Option<String>,
     /// Why allocated areas are not asked for; `None` when they can be trusted.
     no_allocated: Option<String>,
+}
+
+/// The snapshot's change ids, as far as its disks are tracked.
+pub(super) async fn marks(vim: &dyn Vim, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
+    let attempt = format!("read the change ids of snapshot {}", snapshot.reference.0);
+    let frozen = config_of(vim, &snapshot.reference).await.map_err(|error| error.during(vim.host(), attempt))?;
+    let (_, disks) = read_config(&frozen);
+    let wanted = disks.into_iter().filter(|disk| snapshot.config.disks.iter().any(|own| own.key == disk.place.key));
+    Ok(wanted
+        .filter_map(|disk| {
+            Some(ChangeMark {
+                disk_key: disk.place.key,
+                token: trusted_change_id(vim, &disk)?,
+                disk_uuid: disk.place.uuid,
+                capacity_bytes: disk.place.capacity_bytes,
+            })
+        })
+        .collect())
+}
+
+fn trusted_change_id(vim: &dyn Vim, disk: &DiskDetail) -> Option<String> {
+    disk.change_id.clone().filter(|_| distrusted_tracking(vim.content()).is_none())
 }
 
 /// Opens all disks of the snapshot that its config names.
@@ -74,7 +96,7 @@ pub(super) async fn open(
             key: disk.place.key,
             size_bytes: disk.place.capacity_bytes,
             uuid: disk.place.uuid.clone(),
-            change_id: disk.change_id.clone().filter(|_| distrusted_tracking(session.content()).is_none()),
+            change_id: trusted_change_id(session.as_ref(), disk),
             no_allocated: no_allocated(full_reads, kind),
         }));
     }
@@ -173,13 +195,8 @@ impl DiskReader for SnapshotDisk {
         self.size_bytes
     }
 
-    fn mark(&self) -> Option<ChangeMark> {
-        self.change_id.clone().map(|token| ChangeMark {
-            disk_key: self.key,
-            disk_uuid: self.uuid.clone(),
-            capacity_bytes: self.size_bytes,
-            token,
-        })
+    fn tracks_changes(&self) -> bool {
+        self.change_id.is_some()
     }
 
     async fn changed_since(&self, mark: &ChangeMark) -> Result<Areas> {
