@@ -7,7 +7,9 @@
 //!
 //! Read next: [`esxi::SimulatedHost`].
 
+mod content;
 mod error;
 pub mod esxi;
+mod sparse;
 
 pub use error::SimulatorError;

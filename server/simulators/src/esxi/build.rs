@@ -7,13 +7,14 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::config::{DiskContent, DiskMode, Firmware, GuestWrites, MachineSpec, NicModel, Power};
-use super::disk::{Disk, NewDisk, content};
+use super::disk::{Disk, NewDisk};
 use super::fault::SoapFault;
 use super::host::{Host, Shared, now};
 use super::machine::{Controller, ControllerKind, Machine, Nic};
 use super::spec::ConfigSpec;
 use super::value::MoRef;
 use crate::SimulatorError;
+use crate::content;
 
 /// Disks of a machine.
 const DISKS_MAX: usize = 64;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::content::GuestWrites;
+
 /// One simulated ESXi host.
 #[derive(Clone)]
 pub struct HostConfig {
@@ -251,15 +253,6 @@ pub enum NicModel {
     E1000,
     /// Intel E1000e.
     E1000e,
-}
-
-/// What a guest writes while its machine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestWrites {
-    /// About this many bytes a second over all disks.
-    pub bytes_per_second: u64,
-    /// Decides where and what.
-    pub seed: u64,
 }
 
 /// Time-outs and sizes of the simulated host.

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::config::{Firmware, GuestWrites, NicModel, Power};
 use super::disk::Disk;
-use super::disk::content::Generator;
 use super::disk::tracking::State;
 use super::fault::SoapFault;
 use super::locks::FileLocks;
 use super::value::MoRef;
+use crate::content::Generator;
 
 /// Snapshots of a machine; a host refuses more.
 const SNAPSHOTS_MAX: usize = 32;

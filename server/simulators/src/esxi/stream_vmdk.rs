@@ -104,7 +104,7 @@ impl<W: Write> StreamWriter<W> {
     pub fn grain(&mut self, bytes: &[u8]) -> io::Result<()> {
         let lba = self.next_grain * GRAIN_SECTORS;
         self.next_grain += 1;
-        if super::disk::image::is_zero(bytes) {
+        if crate::sparse::is_zero(bytes) {
             self.table.push(0);
         } else {
             let mut encoder = ZlibEncoder::new(Vec::with_capacity(GRAIN_BYTES / 2), Compression::fast());

@@ -3,7 +3,6 @@
 //! Owns: the chain of links of a disk, who is frozen and who is written, merging, and the files' names. One [`Disk`] belongs to
 //! one machine, whose lock serialises everything here; [`image::DiskImage`] is how others read without that lock.
 
-pub(crate) mod content;
 pub(crate) mod cowd;
 pub(crate) mod image;
 pub(crate) mod tracking;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::image::runs;
 use super::spaced_hex;
+use crate::sparse::runs;
 
 /// Record that starts the next epoch.
 const NEXT_EPOCH: u32 = u32::MAX;

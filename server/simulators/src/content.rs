@@ -4,6 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
+use crate::sparse::{data_ranges, is_zero};
+
 /// Content is placed in runs of this size.
 const RUN_BYTES: u64 = 256 << 10;
 /// Block with a header of its own, so that no two blocks are equal.
@@ -37,6 +41,15 @@ const WORDS: [&str; 24] = [
     "true",
     "0.00",
 ];
+
+/// What a guest writes while its machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestWrites {
+    /// About this many bytes a second over all disks.
+    pub bytes_per_second: u64,
+    /// Decides where and what.
+    pub seed: u64,
+}
 
 /// A small generator of numbers (`SplitMix64`).
 #[derive(Debug, Clone)]
@@ -133,14 +146,13 @@ pub(crate) fn copy_sparse(source: &File, target: &File, size: u64) -> io::Result
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the image is larger than the disk"));
     }
     let mut buffer = vec![0; 1 << 20];
-    for (start, end) in super::image::data_ranges(source, length)? {
+    for (start, end) in data_ranges(source, length)? {
         let mut at = start;
         while at < end {
             let count = (end - at).min(buffer.len() as u64) as usize;
             let Some(bytes) = buffer.get_mut(..count) else { break };
             source.read_exact_at(bytes, at)?;
-            for (index, block) in bytes.chunks(64 << 10).enumerate().filter(|(_, block)| !super::image::is_zero(block))
-            {
+            for (index, block) in bytes.chunks(64 << 10).enumerate().filter(|(_, block)| !is_zero(block)) {
                 target.write_all_at(block, at + ((index as u64) << 16))?;
             }
             at += count as u64;
