@@ -90,6 +90,7 @@ mod tests {
     use super::*;
     use crate::esxi::script::Script;
 
+    #[allow(clippy::unnecessary_wraps)] // a list of answers holds faults as well
     fn power(state: &str) -> std::result::Result<String, &'static str> {
         Ok(format!(
             "<returnval><objects><obj type='VirtualMachine'>VM</obj><propSet><name>runtime.powerState</name>\
