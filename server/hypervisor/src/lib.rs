@@ -15,6 +15,7 @@ use std::time::Duration;
 
 mod error;
 pub mod esxi;
+pub mod hyperv;
 pub mod tls;
 
 pub use domain::finding::{Finding, Severity};

@@ -144,7 +144,7 @@ fn tls_cause<'a>(error: &'a (dyn Error + 'static), depth: usize) -> Option<&'a r
     error.downcast_ref().or_else(wrapped).or_else(deeper)
 }
 
-fn from_handshake(host: &str, port: u16, error: io::Error) -> HostError {
+pub(crate) fn from_handshake(host: &str, port: u16, error: io::Error) -> HostError {
     let text = error.to_string();
     match tls_cause(&error, MAX_CAUSES).cloned() {
         Some(tls) => from_tls(host, port, &tls, &text, Some(error.into())),
