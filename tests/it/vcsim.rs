@@ -80,8 +80,8 @@ fn restore_request(name: &str, token: &str, datastore: &str) -> RestoreRequest {
         capacity_bytes,
         controller_key: 1000,
         unit,
-        uuid: None,
         thin: true,
+        ..DiskConfig::default()
     };
     RestoreRequest {
         config: MachineConfig {
@@ -103,7 +103,9 @@ fn restore_request(name: &str, token: &str, datastore: &str) -> RestoreRequest {
                 network: "VM Network".into(),
                 mac: None,
                 connect_at_power_on: true,
+                vlan: None,
             }],
+            hyperv: None,
         },
         name: name.into(),
         datastore: datastore.into(),

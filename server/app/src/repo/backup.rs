@@ -73,7 +73,7 @@ pub async fn run(
 
 fn disk_config(capacity_bytes: u64) -> DiskConfig {
     let label = "Hard disk 1".to_owned();
-    DiskConfig { key: DISK_KEY, label, capacity_bytes, controller_key: 1000, unit: 0, uuid: None, thin: true }
+    DiskConfig { key: DISK_KEY, label, capacity_bytes, controller_key: 1000, thin: true, ..DiskConfig::default() }
 }
 
 /// What is not known of a machine of which there is only a disk is left at what fits most.
@@ -91,7 +91,7 @@ fn metadata(name: String, machine_id: String, kind: PointKind, predecessor: Opti
         notes: String::new(),
         controllers: Vec::new(),
         disks: Vec::new(),
-        adapters: Vec::new(),
+        ..MachineConfig::default()
     };
     PointMetadata {
         machine_id,

@@ -42,7 +42,7 @@ pub(super) fn config(name: &str, uuid: &str) -> MachineConfig {
         notes: String::new(),
         controllers: Vec::new(),
         disks: Vec::new(),
-        adapters: Vec::new(),
+        ..MachineConfig::default()
     }
 }
 

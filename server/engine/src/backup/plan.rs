@@ -251,6 +251,7 @@ mod tests {
             unit: 0,
             uuid: Some("u".to_owned()),
             thin: true,
+            ..DiskConfig::default()
         }
     }
 

@@ -197,8 +197,8 @@ mod tests {
             capacity_bytes: 1024,
             controller_key,
             unit,
-            uuid: None,
             thin: true,
+            ..DiskConfig::default()
         };
         MachineConfig {
             name: "m".into(),
@@ -216,7 +216,7 @@ mod tests {
                 Controller { key: 15000, kind: ControllerKind::Sata, bus: 0 },
             ],
             disks: vec![disk(2000, 1000, 0), disk(2001, 1000, 1), disk(16000, 15000, 0)],
-            adapters: vec![],
+            ..MachineConfig::default()
         }
     }
 

@@ -85,6 +85,7 @@ pub(super) fn read_config(object: &Object) -> (MachineConfig, Vec<DiskDetail>) {
         controllers,
         disks: details.iter().filter_map(|detail| detail.config.clone()).collect(),
         adapters: devices.iter().filter_map(|device| adapter(device)).collect(),
+        hyperv: None,
     };
     (config, details)
 }
@@ -230,6 +231,7 @@ fn adapter(device: &Node) -> Option<NetworkAdapter> {
         network: device.text_at(&["backing", "deviceName"]).unwrap_or_default().to_owned(),
         mac: device.text_at(&["macAddress"]).filter(|mac| !mac.is_empty()).map(str::to_owned),
         connect_at_power_on: device.is_true_at(&["connectable", "startConnected"]),
+        vlan: None,
     })
 }
 
@@ -271,6 +273,7 @@ fn disk(device: &Node, controllers: &[Controller], devices: &[&Node]) -> DiskDet
         unit: device.parse_at(&["unitNumber"]).unwrap_or(0),
         uuid,
         thin: backing.is_some_and(|backing| backing.is_true_at(&["thinProvisioned"])),
+        ..DiskConfig::default()
     });
     DiskDetail {
         place,

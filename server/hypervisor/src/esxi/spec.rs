@@ -98,7 +98,8 @@ fn controller_device(xml: &mut Xml, controller: &Controller) {
     let (kind, is_scsi) = match controller.kind {
         ControllerKind::ParavirtualScsi => ("ParaVirtualSCSIController", true),
         ControllerKind::LsiLogic => ("VirtualLsiLogicController", true),
-        ControllerKind::LsiLogicSas => ("VirtualLsiLogicSASController", true),
+        // Guests of the other platform have no paravirtual driver of this one, but this one everywhere.
+        ControllerKind::LsiLogicSas | ControllerKind::HyperVScsi => ("VirtualLsiLogicSASController", true),
         ControllerKind::BusLogic => ("VirtualBusLogicController", true),
         ControllerKind::Sata => ("VirtualAHCIController", false),
         ControllerKind::Nvme => ("VirtualNVMEController", false),
@@ -227,8 +228,7 @@ mod tests {
                     capacity_bytes: 8_388_608,
                     controller_key: 1000,
                     unit: 0,
-                    uuid: None,
-                    thin: false,
+                    ..DiskConfig::default()
                 }],
                 adapters: vec![NetworkAdapter {
                     key: 4000,
@@ -236,7 +236,9 @@ mod tests {
                     network: "Old".into(),
                     mac: Some("00:50:56:01:02:03".into()),
                     connect_at_power_on: true,
+                    vlan: None,
                 }],
+                hyperv: None,
             },
             name: "r & <d>".into(),
             datastore: "ds".into(),

@@ -505,7 +505,15 @@ fn chain(error: &Error) -> String {
 
 fn disk_config(key: i32, capacity_bytes: u64) -> DiskConfig {
     let label = format!("Hard disk {}", key - 1999);
-    DiskConfig { key, label, capacity_bytes, controller_key: 1000, unit: key - 2000, uuid: None, thin: true }
+    DiskConfig {
+        key,
+        label,
+        capacity_bytes,
+        controller_key: 1000,
+        unit: key - 2000,
+        thin: true,
+        ..DiskConfig::default()
+    }
 }
 
 fn metadata(machine: usize) -> PointMetadata {
@@ -526,7 +534,7 @@ fn metadata(machine: usize) -> PointMetadata {
             notes: String::new(),
             controllers: Vec::new(),
             disks: Vec::new(),
-            adapters: Vec::new(),
+            ..MachineConfig::default()
         },
         taken_at: Timestamp::UNIX_EPOCH,
         kind: PointKind::Full,

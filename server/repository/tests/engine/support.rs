@@ -107,8 +107,8 @@ pub fn disk_config(key: i32, capacity_bytes: u64) -> DiskConfig {
         capacity_bytes,
         controller_key: 1000,
         unit: key - 2000,
-        uuid: None,
         thin: true,
+        ..DiskConfig::default()
     }
 }
 
@@ -129,7 +129,7 @@ pub fn metadata(taken_at: i64, kind: PointKind, predecessor: Option<PointId>) ->
             notes: "näkymä".to_owned(),
             controllers: Vec::new(),
             disks: Vec::new(),
-            adapters: Vec::new(),
+            ..MachineConfig::default()
         },
         taken_at: Timestamp::from_second(taken_at).unwrap(),
         kind,

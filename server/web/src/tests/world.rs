@@ -303,8 +303,8 @@ pub fn machine(name: &str, findings: &[Finding]) -> MachineInput {
                 capacity_bytes: 20_000_000_000,
                 controller_key: 1000,
                 unit: 0,
-                uuid: None,
                 thin: true,
+                ..DiskConfig::default()
             }],
             adapters: vec![NetworkAdapter {
                 key: 4000,
@@ -312,7 +312,9 @@ pub fn machine(name: &str, findings: &[Finding]) -> MachineInput {
                 network: "VM Network".to_owned(),
                 mac: None,
                 connect_at_power_on: true,
+                vlan: None,
             }],
+            hyperv: None,
         },
         power: PowerState::On,
         guest_name: "Debian GNU/Linux 12".to_owned(),
