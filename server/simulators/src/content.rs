@@ -14,6 +14,8 @@ const RUN_BYTES: u64 = 256 << 10;
 const BLOCK_BYTES: usize = 4096;
 /// Text that blocks are cut from.
 const POOL_BYTES: usize = 1 << 20;
+/// Copies leave blocks of zeros of this size out.
+const BLOCK_COPY_BYTES: u64 = 64 << 10;
 
 const WORDS: [&str; 24] = [
     "order",
@@ -114,8 +116,16 @@ impl Generator {
     }
 }
 
+/// Takes bytes at a place.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> io::Result<()>;
+
 /// Fills a sparse file of `size` bytes with about `used` bytes of content, the first run always.
 pub(crate) fn fill_disk(file: &File, size: u64, seed: u64, used: u64) -> io::Result<()> {
+    generate(size, seed, used, &mut |offset, bytes| file.write_all_at(bytes, offset))
+}
+
+/// The same for whatever takes the bytes.
+pub(crate) fn generate(size: u64, seed: u64, used: u64, sink: Sink<'_>) -> io::Result<()> {
     let mut generator = Generator::new(seed);
     let mut buffer = vec![0; RUN_BYTES as usize];
     let runs = size.div_ceil(RUN_BYTES);
@@ -133,7 +143,7 @@ pub(crate) fn fill_disk(file: &File, size: u64, seed: u64, used: u64) -> io::Res
         let count = (size - start).min(RUN_BYTES) as usize;
         generator.fill(&mut buffer);
         if let Some(bytes) = buffer.get(..count) {
-            file.write_all_at(bytes, start)?;
+            sink(start, bytes)?;
         }
     }
     Ok(())
@@ -141,19 +151,25 @@ pub(crate) fn fill_disk(file: &File, size: u64, seed: u64, used: u64) -> io::Res
 
 /// Copies the data of a sparse file, up to `size` bytes, into another that is empty.
 pub(crate) fn copy_sparse(source: &File, target: &File, size: u64) -> io::Result<()> {
+    each_data(source, size, &mut |offset, bytes| target.write_all_at(bytes, offset))
+}
+
+/// The same for whatever takes the bytes: blocks of 64 KiB that are not zero, at multiples of 64 KiB.
+pub(crate) fn each_data(source: &File, size: u64, sink: Sink<'_>) -> io::Result<()> {
     let length = source.metadata()?.len();
     if length > size {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the image is larger than the disk"));
     }
     let mut buffer = vec![0; 1 << 20];
     for (start, end) in data_ranges(source, length)? {
-        let mut at = start;
+        let mut at = start / BLOCK_COPY_BYTES * BLOCK_COPY_BYTES;
         while at < end {
             let count = (end - at).min(buffer.len() as u64) as usize;
             let Some(bytes) = buffer.get_mut(..count) else { break };
             source.read_exact_at(bytes, at)?;
-            for (index, block) in bytes.chunks(64 << 10).enumerate().filter(|(_, block)| !is_zero(block)) {
-                target.write_all_at(block, at + ((index as u64) << 16))?;
+            let blocks = bytes.chunks(BLOCK_COPY_BYTES as usize).enumerate();
+            for (index, block) in blocks.filter(|(_, block)| !is_zero(block)) {
+                sink(at + index as u64 * BLOCK_COPY_BYTES, block)?;
             }
             at += count as u64;
         }

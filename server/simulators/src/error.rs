@@ -20,6 +20,9 @@ pub enum SimulatorError {
     /// A saved state does not parse.
     #[error("simulated host: saved state {} is damaged", path.display())]
     State { path: PathBuf, source: serde_json::Error },
+    /// A program that the host needs is missing or failed.
+    #[error("simulated host: {program}: {reason}")]
+    Program { program: &'static str, reason: String },
     /// The configuration asks for something impossible.
     #[error("simulated host: {reason}")]
     Config { reason: String },

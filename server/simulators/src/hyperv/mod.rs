@@ -1,0 +1,4 @@
+//! A simulated Hyper-V host.
+
+pub mod disk;
+pub mod samba;
