@@ -3,8 +3,9 @@
 //! Owns: everything that knows Hyper-V. Layers, from below: `ntlm` (logging in, sealing) — `wire` (WS-Management) —
 //! `wmi` (instances, methods, jobs).
 //! Must never: follow what a host says without checking it; send a password over a connection without TLS.
-//! Read next: `wire/mod.rs`, then `wmi/mod.rs`.
+//! Read next: `wire/mod.rs`, then `wmi/mod.rs`; `files/mod.rs` for the bytes of disks.
 
+pub mod files;
 #[allow(dead_code)] // the same
 mod ntlm;
 #[cfg(test)]
