@@ -41,7 +41,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// `family.word_of_letters`.
 fn is_code(word: &str) -> bool {
     let Some((family, rest)) = word.split_once('.') else { return false };
-    (FAMILIES.contains(&family) || family == "esxi")
+    (FAMILIES.contains(&family) || ["esxi", "hyperv"].contains(&family))
         && !rest.is_empty()
         && rest.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
 }
