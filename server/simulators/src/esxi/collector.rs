@@ -10,7 +10,7 @@ use super::host::Host;
 use super::inventory;
 use super::schema::SCHEMA;
 use super::value::{MoRef, Object, Value};
-use super::xml::Node;
+use crate::xml::Node;
 
 /// Views and filters that are open at a time, over all sessions.
 const VIEWS_MAX: usize = 500;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::schema::Version;
 use super::value::{MoRef, Object, Value};
-use super::xml::escape_into;
+use crate::xml::escape_into;
 
 /// A fault, as an answer to a call or as the error of a task or lease.
 #[derive(Debug, Clone, PartialEq)]

@@ -148,7 +148,7 @@ fn listing(folder: &Path) -> Response<Answer> {
     names.sort();
     for name in names {
         page.push_str("<tr><td>");
-        super::xml::escape_into(&mut page, &name);
+        crate::xml::escape_into(&mut page, &name);
         page.push_str("</td></tr>\n");
     }
     page.push_str("</table></body></html>\n");

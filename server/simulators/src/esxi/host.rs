@@ -27,21 +27,17 @@ use super::log::RequestLog;
 use super::machine::Machine;
 use super::session::Sessions;
 use super::task::Tasks;
-use super::tls::Identity;
 use super::value::MoRef;
 use crate::SimulatorError;
+pub(crate) use crate::state::now;
+use crate::state::write_json;
+use crate::tls::Identity;
 
 /// Machines of a host.
 const MACHINES_MAX: usize = 1000;
 
 /// Shared machines.
 pub(crate) type Shared = Arc<Mutex<Machine>>;
-
-/// The instant, from the one place of this crate that reads the clock: simulated hosts live in real time.
-#[allow(clippy::disallowed_methods)]
-pub(crate) fn now() -> Timestamp {
-    Timestamp::now()
-}
 
 /// What the disks of a machine held at a snapshot.
 #[derive(Debug, Clone)]
@@ -334,13 +330,4 @@ impl Host {
     pub fn records(&self) -> Vec<SnapshotRecord> {
         self.records.lock().clone()
     }
-}
-
-/// Writes a file so that a crash leaves the old or the new one.
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), SimulatorError> {
-    let temporary = path.with_extension("json.new");
-    let bytes =
-        serde_json::to_vec_pretty(value).map_err(|source| SimulatorError::State { path: path.to_owned(), source })?;
-    fs::write(&temporary, bytes).map_err(SimulatorError::file("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(SimulatorError::file("rename", path))
 }

@@ -17,7 +17,6 @@ mod disk;
 mod fault;
 mod folder;
 mod host;
-
 mod inject;
 mod inventory;
 mod inventory_machine;
@@ -35,10 +34,8 @@ mod soap;
 mod spec;
 mod stream_vmdk;
 mod task;
-mod tls;
 mod updates;
 mod value;
-mod xml;
 
 pub use config::{
     DatastoreKind, DatastoreSpec, DiskContent, DiskMode, DiskSpec, Firmware, GuestWrites, HostConfig, License, Limits,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::fault::SoapFault;
-use super::xml::Node;
+use crate::xml::Node;
 
 /// Namespace of the API.
 pub(crate) const VIM: &str = "urn:vim25";
@@ -278,8 +278,8 @@ impl Schema {
 
 #[cfg(test)]
 mod tests {
-    use super::super::xml::parse;
     use super::*;
+    use crate::xml::parse;
 
     fn check(body: &str) -> Result<(), SoapFault> {
         let text = format!(r#"<M xmlns="urn:vim25" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">{body}</M>"#);

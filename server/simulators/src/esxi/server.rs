@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::COOKIE;
@@ -10,8 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, text, with_type};
@@ -22,69 +20,23 @@ use super::log::RequestRecord;
 use super::nfc;
 use super::schema::{SCHEMA, Version};
 use super::soap;
+use crate::listen::{self, dropped};
 
 /// Bytes of a SOAP request at most.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Headers of a request at most.
-const HEADERS_MAX: usize = 64;
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 256;
-/// Time for a TLS handshake, and for the headers of a request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections until the host stops.
 pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
-    let acceptor = TlsAcceptor::from(Arc::clone(&host.identity.config));
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    let tracker = tokio_util::task::TaskTracker::new();
-    loop {
-        let (stream, _) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-            () = host.stop.cancelled() => break,
-        };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let (host, acceptor) = (Arc::clone(&host), acceptor.clone());
-        tracker.spawn(async move {
-            let stop = host.stop.clone();
-            tokio::select! {
-                () = serve(host, acceptor, stream) => {}
-                () = stop.cancelled() => {}
-            }
-            drop(slot);
-        });
-    }
-    tracker.close();
-    tracker.wait().await;
-}
-
-async fn serve(host: Arc<Host>, acceptor: TlsAcceptor, stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-    let service = service_fn(move |request| {
+    let tls = Some(TlsAcceptor::from(Arc::clone(&host.identity.config)));
+    let stop = host.stop.clone();
+    let connection = move || {
         let host = Arc::clone(&host);
-        async move { handle(&host, request).await }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(120))
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::trace!(%error, "connection ended");
-    }
-}
-
-/// Closes the connection without an answer.
-fn dropped() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "dropped on purpose")
+        service_fn(move |request| {
+            let host = Arc::clone(&host);
+            async move { handle(&host, request).await }
+        })
+    };
+    listen::run(listener, tls, stop, connection).await;
 }
 
 async fn handle(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<Answer>, io::Error> {

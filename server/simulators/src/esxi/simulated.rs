@@ -1,6 +1,6 @@
 //! The public face: start a host, look at it, push it around.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +18,12 @@ use super::inject::Faults;
 use super::log::RequestRecord;
 use super::server;
 use super::session::Door;
-use super::tls::Identity;
 use crate::SimulatorError;
+use crate::state::take_lock;
+use crate::tls::Identity;
 
 /// How often guests write, leases are looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// How long a start waits for an earlier host on the same folder to let go.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// A running simulated host. Dropping it stops it; what it holds on disk stays.
 pub struct SimulatedHost {
@@ -298,20 +297,6 @@ impl Drop for SimulatedHost {
     fn drop(&mut self) {
         self.host.stop.cancel();
     }
-}
-
-async fn take_lock(state_dir: &Path) -> Result<fs::File, SimulatorError> {
-    let path = state_dir.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(SimulatorError::file("open", &path))?;
-    let deadline = tokio::time::Instant::now() + LOCK_WAIT;
-    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        if tokio::time::Instant::now() >= deadline {
-            return Err(SimulatorError::InUse { path: state_dir.to_owned() });
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(file)
 }
 
 fn open(

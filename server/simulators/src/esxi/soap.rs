@@ -13,7 +13,7 @@ use super::methods;
 use super::schema::{SCHEMA, VIM, Version};
 use super::session::{Door, SessionView};
 use super::value::Value;
-use super::xml::{self, Node};
+use crate::xml::{self, Node};
 
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 /// Methods that need no session.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::config::{DiskMode, Firmware, NicModel};
 use super::fault::SoapFault;
 use super::machine::ControllerKind;
-use super::xml::Node;
+use crate::xml::Node;
 
 /// What a device change asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

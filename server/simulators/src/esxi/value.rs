@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::schema::{Field, SCHEMA, Version};
-use super::xml::escape_into;
+use crate::xml::escape_into;
 
 /// A managed object reference.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! XML in and out, as far as SOAP needs it: a small tree with namespaces, and escaping.
+//! XML in and out, as far as the simulated hosts need it: a small tree with namespaces, and escaping.
 //!
 //! Must never: resolve anything outside the document (no DTD, no external entity).
 
@@ -28,6 +28,8 @@ pub(crate) struct Node {
     pub plain_type: Option<String>,
     /// The `xsi:type`: namespace URI and local name.
     pub xsi_type: Option<(String, String)>,
+    /// All other attributes: namespace URI (empty when none), local name, value.
+    pub attributes: Vec<(String, String, String)>,
     /// Child elements.
     pub children: Vec<Node>,
 }
@@ -56,6 +58,12 @@ impl Node {
     /// The first child of that name as a boolean; false when absent.
     pub fn flag(&self, name: &str) -> bool {
         matches!(self.text_of(name), Some("true" | "1"))
+    }
+
+    /// Value of the attribute of that name without a namespace.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        let found = self.attributes.iter().find(|(ns, known, _)| ns.is_empty() && known == name);
+        found.map(|(_, _, value)| value.as_str())
     }
 
     /// The actual type given by `xsi:type`.
@@ -164,7 +172,7 @@ fn element(start: &BytesStart<'_>, scopes: &mut Vec<(usize, String, String)>, de
         match (ns.as_str(), name.as_str()) {
             (XSI, "type") => node.xsi_type = Some(resolve(value.trim(), scopes, true)?),
             ("", "type") => node.plain_type = Some(value),
-            _ => {}
+            _ => node.attributes.push((ns, name, value)),
         }
     }
     Ok(node)
