@@ -1,4 +1,5 @@
 //! A simulated Hyper-V host.
 
 pub mod disk;
+mod ntlm;
 pub mod samba;
