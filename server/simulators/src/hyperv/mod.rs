@@ -1,5 +1,42 @@
-//! A simulated Hyper-V host.
+//! A simulated Hyper-V host: WS-Management under `/wsman`, with TLS (Basic, NTLM) and without (NTLM with sealed messages).
+//!
+//! It is strict where a Windows host is (envelopes, selectors, references, embedded instances, filters), answers 4096 and lets
+//! jobs take their time, and misbehaves on demand ([`Faults`]). What a client did against the rules is kept ([`Crime`]).
+//! Machines survive a restart on the same folder. Nothing here was compared with a real Windows.
+//!
+//! Code map: [`simulated`] is the public face; `wire::server` → `engine` → `query` or `methods` is the way of a message; `ntlm`
+//! lets people in; `model` is CIM (classes in `schema.txt`, values, paths, WQL, embedded instances); `host` and `machine` hold
+//! the state, `inventory` shows it as instances; `jobs` are what clients poll; [`store`] is the seam to the disks.
 
+mod build;
+mod config;
+mod crimes;
 pub mod disk;
+mod engine;
+mod host;
+mod inject;
+mod inventory;
+mod inventory_host;
+mod jobs;
+mod log;
+mod machine;
+mod memory;
+mod methods;
+mod model;
 mod ntlm;
+mod parts;
+mod query;
 pub mod samba;
+mod simulated;
+mod store;
+mod wire;
+
+pub use config::{
+    DISK_FOLDER, DiskContent, DiskKind, DiskSpec, GuestWrites, HostConfig, Limits, MachineSpec, Quirks, Shutdown,
+};
+pub use crimes::{Crime, Rule as WireRule};
+pub use inject::{Action, Faults, On, Rule, RuleId};
+pub use log::RequestRecord;
+pub use memory::MemoryStore;
+pub use simulated::{DiskView, MachineView, SimulatedHost, SnapshotView};
+pub use store::{DiskId, DiskInfo, DiskStore, Merged, SharedStore};

@@ -1,4 +1,4 @@
-//! NTLMv2's arithmetic: keys, signatures, sealing. Source: [MS-NLMP] 3.3.2, 3.4, test vectors of 4.2.4.
+//! The arithmetic of NTLM's second version: keys, signatures, sealing. Source: [MS-NLMP] 3.3.2, 3.4, test vectors of 4.2.4.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::{Digest as _, Md5};
@@ -37,13 +37,17 @@ impl Rc4 {
 
 pub(super) fn hmac_md5(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let mut mac = Hmac::<Md5>::new_from_slice(key).expect("HMAC takes keys of any length");
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac.finalize().into_bytes().into()
 }
 
 pub(super) fn md5(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Md5::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     hash.finalize().into()
 }
 
@@ -133,7 +137,8 @@ mod tests {
     fn keys_and_sealing_are_those_of_the_specification() {
         let owf = ntowf_v2("Password", "User", "Domain");
         assert_eq!(owf, key("0c868a403bfd7a93a3001ef22ef02e3f"));
-        let target_info = hex::decode("02000c0044006f006d00610069006e0001000c005300650072007600650072000000000000000000");
+        let target_info =
+            hex::decode("02000c0044006f006d00610069006e0001000c005300650072007600650072000000000000000000");
         let mut temp = hex::decode("01010000000000000000000000000000aaaaaaaaaaaaaaaa00000000").unwrap();
         temp.extend(target_info.unwrap());
         let challenge = hex::decode("0123456789abcdef").unwrap();

@@ -72,10 +72,10 @@ pub(super) fn negotiate_flags(message: &[u8]) -> Option<u32> {
 }
 
 /// A CHALLENGE message.
-pub(super) fn challenge(flags: u32, challenge: &[u8; 8], target: &[u8], target_info: &[u8]) -> Vec<u8> {
+pub(super) fn challenge(flags: u32, challenge: [u8; 8], target: &[u8], target_info: &[u8]) -> Vec<u8> {
     const PAYLOAD: usize = 56;
     let mut out = Vec::with_capacity(PAYLOAD + target.len() + target_info.len());
-    let mut field = |out: &mut Vec<u8>, length: usize, offset: usize| {
+    let field = |out: &mut Vec<u8>, length: usize, offset: usize| {
         let length = (length as u16).to_le_bytes();
         out.extend(length);
         out.extend(length);

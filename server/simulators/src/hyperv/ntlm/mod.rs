@@ -1,6 +1,6 @@
-//! The accepting end of NTLMv2 with extended session security, and the sessions it makes.
+//! The accepting end of NTLM, version 2, with extended session security, and the sessions it makes.
 //!
-//! Owns: the exchange of one connection. Must never: accept NTLMv1, LM responses, 40-bit or 56-bit keys, an anonymous user.
+//! Owns: the exchange of one connection. Must never: accept version 1, LM responses, 40-bit or 56-bit keys, an anonymous user.
 //! Source: [MS-NLMP]; channel bindings: RFC 5929, RFC 2744 3.11.
 
 mod crypto;
@@ -76,7 +76,7 @@ impl Acceptor<'_> {
         let filetime = (seconds + EPOCH_DIFFERENCE_S) * 10_000_000;
         message::push_pair(&mut info, pair::TIMESTAMP, &filetime.to_le_bytes());
         message::push_pair(&mut info, pair::END, &[]);
-        let own = message::challenge(flags, &challenge, &computer, &info);
+        let own = message::challenge(flags, challenge, &computer, &info);
         Ok((Challenged { challenge, negotiate: negotiate.to_vec(), own: own.clone() }, own))
     }
 
