@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
 use simulators::hyperv::{
-    DiskContent, DiskSpec, HostConfig, MachineSpec, MemoryStore, Quirks, SimulatedHost, WireRule,
+    Content, DiskSpec, Files, GuestWrites, HostConfig, MachineSpec, Quirks, SimulatedHost, WireRule,
 };
 
 const GIB: u64 = 1 << 30;
@@ -27,10 +25,11 @@ fn run(script: &str, arguments: &[String]) {
 }
 
 fn machines() -> Vec<MachineSpec> {
-    let disk = || DiskSpec::new(GIB, DiskContent::Empty);
+    let disk = || DiskSpec::new(GIB, Content::Zeros);
+    let writes = Some(GuestWrites { bytes_per_second: 16 << 20, seed: 7 });
     let stiff = Quirks { no_consistency: true, ..Quirks::default() };
     vec![
-        MachineSpec { on: true, disks: vec![disk(), disk()], ..MachineSpec::new("web-01") },
+        MachineSpec { on: true, disks: vec![disk(), disk()], writes, ..MachineSpec::new("web-01") },
         MachineSpec { generation: 1, disks: vec![disk()], ..MachineSpec::new("old-01") },
         MachineSpec { on: true, disks: vec![disk()], quirks: stiff, ..MachineSpec::new("stiff-01") },
     ]
@@ -39,24 +38,14 @@ fn machines() -> Vec<MachineSpec> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pypsrp_checkpoints_and_asks_for_changes() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(MemoryStore::default());
     let mut config = HostConfig::new("hv-a", folder.path().join("state"));
+    config.files = Files::Closed;
     config.machines = machines();
     config.limits.ranges_per_answer = 3;
-    let host = SimulatedHost::start_with(config.clone(), Arc::<MemoryStore>::clone(&store)).await.unwrap();
-    let disks: Vec<_> = host.machine("web-01").unwrap().disks.iter().map(|disk| disk.id).collect();
-    let guest = tokio::spawn(async move {
-        for turn in 0u64.. {
-            for disk in &disks {
-                store.write(*disk, turn % 500 * (1 << 20), 64 << 10);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    let host = SimulatedHost::start(config.clone()).await.unwrap();
     let ports = [host.tls_address(), host.http_address()].map(|address| address.port().to_string());
     let arguments = [ports.as_slice(), &[config.account, config.password]].concat();
     tokio::task::spawn_blocking(move || run("hyperv_pypsrp.py", &arguments)).await.unwrap();
-    guest.abort();
     let crimes = host.crimes();
     for rule in [
         WireRule::FilterOnClass,

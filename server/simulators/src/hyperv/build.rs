@@ -1,6 +1,7 @@
 //! Makes the machines of a fresh host from their specifications.
 
 use super::config::{DISK_FOLDER, DiskKind, DiskSpec, MachineSpec};
+use super::disk::{self, Content, DiskLayout, SectorSizes};
 use super::host::{Host, Switch};
 use super::jobs::JobError;
 use super::machine::{Backing, Machine, Part};
@@ -53,6 +54,24 @@ fn machine(host: &Host, spec: &MachineSpec) -> Result<(), SimulatorError> {
     power::set(host, id, spec.on).map_err(refused("power on", &spec.name))
 }
 
+/// The file of a disk.
+fn file_of(path: &str, spec: &DiskSpec) -> Result<disk::DiskSpec, SimulatorError> {
+    let logical = if spec.kind == DiskKind::Dynamic4K { 4096 } else { 512 };
+    let size = match &spec.content {
+        Content::Raw(image) if spec.size_bytes == 0 => {
+            std::fs::metadata(image).map_err(SimulatorError::file("look at", image))?.len()
+        }
+        _ => spec.size_bytes,
+    };
+    let layout = if spec.kind == DiskKind::Fixed { DiskLayout::Fixed } else { DiskLayout::Dynamic };
+    Ok(disk::DiskSpec {
+        content: spec.content.clone(),
+        layout,
+        sectors: SectorSizes { logical, physical: 4096 },
+        ..disk::DiskSpec::dynamic(path, size.next_multiple_of(logical))
+    })
+}
+
 fn add_disk(
     host: &Host,
     machine: &mut Machine,
@@ -81,7 +100,7 @@ fn add_disk(
         image.backing = Some(Backing { disk: None, path });
     } else {
         let path = format!("{DISK_FOLDER}\\{}{suffix}.vhdx", spec.name);
-        let id = host.store.create(&path, disk)?;
+        let id = host.store.create(&file_of(&path, disk)?)?;
         image.backing = Some(Backing { disk: Some(id), path });
     }
     machine.settings.parts.extend([drive, image]);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::disk::Content;
+use super::samba::Encryption;
 pub use crate::content::GuestWrites;
-pub use crate::esxi::DiskContent;
 
 /// Folder of virtual hard disks, as a fresh host has it.
 pub const DISK_FOLDER: &str = "C:\\Hyper-V\\Virtual Hard Disks";
@@ -33,6 +34,12 @@ pub struct HostConfig {
     pub machines: Vec<MachineSpec>,
     /// Virtual switches of a fresh host.
     pub switches: Vec<String>,
+    /// Whether a Samba serves the drive as `C$`.
+    pub files: Files,
+    /// Keep the digest of every disk as it was at each checkpoint (see [`super::disk::DiskStore::recorded_digest`]).
+    pub records_digests: bool,
+    /// Frozen files have their last updates of metadata only in their log.
+    pub leaves_dirty_logs: bool,
     /// Size the volume `C:` claims.
     pub volume_bytes: u64,
     /// Times and sizes.
@@ -53,6 +60,9 @@ impl HostConfig {
             build: 20348,
             machines: Vec::new(),
             switches: vec!["LAN".to_owned()],
+            files: Files::Served { port: None, encryption: Encryption::Offered },
+            records_digests: false,
+            leaves_dirty_logs: false,
             volume_bytes: 1 << 40,
             limits: Limits::default(),
         }
@@ -68,6 +78,20 @@ impl std::fmt::Debug for HostConfig {
             .field("machines", &self.machines)
             .finish_non_exhaustive()
     }
+}
+
+/// How clients reach the drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// Not at all, for tests that need none.
+    Closed,
+    /// By SMB on a port of the loopback interface (a real host: 445); unset takes a free one.
+    Served {
+        /// The port.
+        port: Option<u16>,
+        /// Whether clients have to encrypt.
+        encryption: Encryption,
+    },
 }
 
 /// A machine of a fresh host.
@@ -145,17 +169,17 @@ pub enum Shutdown {
 /// A disk of a machine.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
-    /// Size in bytes. For [`DiskContent::Raw`] 0 means the size of the file.
+    /// Size in bytes. For [`Content::Raw`] 0 means the size of the file.
     pub size_bytes: u64,
     /// What is on it.
-    pub content: DiskContent,
+    pub content: Content,
     /// What it is made of.
     pub kind: DiskKind,
 }
 
 impl DiskSpec {
     /// A dynamic VHDX.
-    pub fn new(size_bytes: u64, content: DiskContent) -> Self {
+    pub fn new(size_bytes: u64, content: Content) -> Self {
         Self { size_bytes, content, kind: DiskKind::Dynamic }
     }
 }

@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use super::config::HostConfig;
 use super::crimes::Crimes;
+use super::disk::DiskStore;
 use super::inject::Faults;
 use super::jobs::Jobs;
 use super::log::RequestLog;
 use super::machine::Machine;
-use super::store::SharedStore;
 use super::wire::enumerate::Contexts;
 use crate::SimulatorError;
 use crate::state::{now, write_json};
@@ -68,7 +68,7 @@ pub(crate) struct Host {
     pub tls_address: SocketAddr,
     pub http_address: SocketAddr,
     pub runtime: Handle,
-    pub store: SharedStore,
+    pub store: DiskStore,
     pub jobs: Jobs,
     pub contexts: Contexts,
     pub faults: Faults,
@@ -94,7 +94,7 @@ impl Host {
         config: HostConfig,
         identity: Identity,
         addresses: &Addresses,
-        store: SharedStore,
+        store: DiskStore,
         lock: File,
     ) -> Result<Self, SimulatorError> {
         let path = config.state_dir.join("hyperv.json");
@@ -154,14 +154,14 @@ impl Host {
     }
 
     /// Tells the disks of a machine whether it runs.
-    pub fn apply_power(&self, id: Uuid) {
-        let Some(machine) = self.machine(id) else { return };
+    pub fn apply_power(&self, id: Uuid) -> Result<(), SimulatorError> {
+        let Some(machine) = self.machine(id) else { return Ok(()) };
         let name = super::machine::guid(id);
         if machine.on {
             let disks: Vec<_> = machine.settings.disks().into_iter().map(|(_, disk)| disk).collect();
-            self.store.run_guest(&name, &disks, machine.writes);
+            self.store.run_guest(&name, &disks, machine.writes)
         } else {
-            self.store.stop_guest(&name);
+            self.store.stop_guest(&name)
         }
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::config::{GuestWrites, Quirks};
+use super::disk::DiskId;
 use super::model::value::Value;
-use super::store::DiskId;
 
 /// `EnabledState` of a machine that runs, and of one that does not.
 pub(crate) const STATE_ON: u64 = 2;

@@ -6,7 +6,8 @@
 //!
 //! Code map: [`simulated`] is the public face; `wire::server` → `engine` → `query` or `methods` is the way of a message; `ntlm`
 //! lets people in; `model` is CIM (classes in `schema.txt`, values, paths, WQL, embedded instances); `host` and `machine` hold
-//! the state, `inventory` shows it as instances; `jobs` are what clients poll; [`store`] is the seam to the disks.
+//! the state, `inventory` shows it as instances; `jobs` are what clients poll; [`disk`] keeps the VHDX files and
+//! [`samba`] serves them.
 
 mod build;
 mod config;
@@ -20,7 +21,6 @@ mod inventory_host;
 mod jobs;
 mod log;
 mod machine;
-mod memory;
 mod methods;
 mod model;
 mod ntlm;
@@ -28,15 +28,12 @@ mod parts;
 mod query;
 pub mod samba;
 mod simulated;
-mod store;
 mod wire;
 
 pub use config::{
-    DISK_FOLDER, DiskContent, DiskKind, DiskSpec, GuestWrites, HostConfig, Limits, MachineSpec, Quirks, Shutdown,
+    Content, DISK_FOLDER, DiskKind, DiskSpec, Files, GuestWrites, HostConfig, Limits, MachineSpec, Quirks, Shutdown,
 };
 pub use crimes::{Crime, Rule as WireRule};
 pub use inject::{Action, Faults, On, Rule, RuleId};
 pub use log::RequestRecord;
-pub use memory::MemoryStore;
 pub use simulated::{DiskView, MachineView, SimulatedHost, SnapshotView};
-pub use store::{DiskId, DiskInfo, DiskStore, Merged, SharedStore};

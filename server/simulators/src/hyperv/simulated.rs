@@ -4,20 +4,22 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::build;
-use super::config::HostConfig;
+use super::config::{Files, HostConfig};
 use super::crimes::Crime;
+use super::disk::{DiskId, DiskStore, StoreOptions};
 use super::host::{Addresses, Host};
 use super::inject::Faults;
 use super::log::RequestRecord;
 use super::machine::{Machine, guid};
 use super::methods::power;
 use super::model::value::Value;
-use super::store::{DiskId, SharedStore};
+use super::samba::{Samba, SambaOptions};
 use super::wire::server;
 use crate::SimulatorError;
 use crate::state::take_lock;
@@ -27,6 +29,8 @@ use crate::tls::Identity;
 pub struct SimulatedHost {
     host: Arc<Host>,
     servers: Vec<JoinHandle<()>>,
+    samba: Mutex<Option<Samba>>,
+    smb_address: Option<SocketAddr>,
 }
 
 /// A machine as its owner sees it.
@@ -73,8 +77,8 @@ pub struct DiskView {
 }
 
 impl SimulatedHost {
-    /// Starts a host on the current tokio runtime, with its disks in `store`.
-    pub async fn start_with(config: HostConfig, store: SharedStore) -> Result<Self, SimulatorError> {
+    /// Starts a host on the current tokio runtime.
+    pub async fn start(config: HostConfig) -> Result<Self, SimulatorError> {
         fs::create_dir_all(&config.state_dir).map_err(SimulatorError::file("create", &config.state_dir))?;
         let lock = take_lock(&config.state_dir).await?;
         let identity = Identity::load_or_make(&config.state_dir, &config.name)?;
@@ -82,14 +86,16 @@ impl SimulatedHost {
         let (http, http_address) = bind(config.listen_http).await?;
         let addresses = Addresses { tls: tls_address, http: http_address };
         // Making disks takes a while; the runtime's threads have other things to do.
-        let opened = tokio::task::spawn_blocking(move || open(config, identity, &addresses, store, lock)).await;
-        let host = opened.map_err(|_| SimulatorError::Config { reason: "the start panicked".to_owned() })??;
+        let opened = tokio::task::spawn_blocking(move || open(config, identity, &addresses, lock)).await;
+        let (host, samba) =
+            opened.map_err(|_| SimulatorError::Config { reason: "the start panicked".to_owned() })??;
+        let smb_address = samba.as_ref().map(Samba::address);
         let servers = vec![
             tokio::spawn(server::run(Arc::clone(&host), tls, true)),
             tokio::spawn(server::run(Arc::clone(&host), http, false)),
         ];
         tracing::info!(name = host.config.name, %tls_address, %http_address, "simulated Hyper-V host started");
-        Ok(Self { host, servers })
+        Ok(Self { host, servers, samba: Mutex::new(samba), smb_address })
     }
 
     /// Stops the host and waits until its connections are closed.
@@ -99,7 +105,12 @@ impl SimulatedHost {
             let _ = handle.await;
         }
         let host = Arc::clone(&self.host);
-        let _ = tokio::task::spawn_blocking(move || stop_guests(&host)).await;
+        let samba = self.samba.lock().take();
+        let ended = tokio::task::spawn_blocking(move || {
+            drop(samba);
+            stop_guests(&host);
+        });
+        let _ = ended.await;
     }
 
     /// Where it listens with TLS.
@@ -110,6 +121,21 @@ impl SimulatedHost {
     /// Where it listens without.
     pub fn http_address(&self) -> SocketAddr {
         self.host.http_address
+    }
+
+    /// Where its drive is served as `C$`, to the same account.
+    pub fn smb_address(&self) -> Option<SocketAddr> {
+        self.smb_address
+    }
+
+    /// Cuts every SMB session there is; the drive is served again on the same port. Takes as long as a server's start.
+    pub fn cut_files(&self) -> Result<(), SimulatorError> {
+        let mut samba = self.samba.lock();
+        if let Some(mut running) = samba.take() {
+            running.kill();
+            *samba = serve_files(&self.host.config, self.smb_address.map(|address| address.port()))?;
+        }
+        Ok(())
     }
 
     /// SHA-256 of its certificate.
@@ -162,8 +188,8 @@ impl SimulatedHost {
         })
     }
 
-    /// Where the disks are.
-    pub fn store(&self) -> &SharedStore {
+    /// The disks.
+    pub fn store(&self) -> &DiskStore {
         &self.host.store
     }
 
@@ -183,7 +209,9 @@ impl Drop for SimulatedHost {
 fn stop_guests(host: &Host) {
     let ids: Vec<Uuid> = host.read(|state| state.machines.iter().map(|machine| machine.id).collect());
     for id in ids {
-        host.store.stop_guest(&guid(id));
+        if let Err(error) = host.store.stop_guest(&guid(id)) {
+            tracing::warn!(%error, "a simulated guest was not stopped");
+        }
     }
 }
 
@@ -198,19 +226,39 @@ fn open(
     config: HostConfig,
     identity: Identity,
     addresses: &Addresses,
-    store: SharedStore,
     lock: fs::File,
-) -> Result<Arc<Host>, SimulatorError> {
+) -> Result<(Arc<Host>, Option<Samba>), SimulatorError> {
+    let options = StoreOptions {
+        records_digests: config.records_digests,
+        leaves_dirty_logs: config.leaves_dirty_logs,
+        ..StoreOptions::below(&config.state_dir)
+    };
+    let store = DiskStore::open(options)?;
     let host = Host::open(config, identity, addresses, store, lock)?;
     if host.fresh {
         build::fill(&host)?;
     } else {
         let ids: Vec<Uuid> = host.read(|state| state.machines.iter().map(|machine| machine.id).collect());
         for id in ids {
-            host.apply_power(id);
+            host.apply_power(id)?;
         }
     }
-    Ok(Arc::new(host))
+    let samba = serve_files(&host.config, None)?;
+    Ok((Arc::new(host), samba))
+}
+
+fn serve_files(config: &HostConfig, again: Option<u16>) -> Result<Option<Samba>, SimulatorError> {
+    let Files::Served { port, encryption } = config.files else { return Ok(None) };
+    let options = SambaOptions {
+        drive_dir: StoreOptions::below(&config.state_dir).drive_dir,
+        state_dir: config.state_dir.join("samba"),
+        port: again.or(port),
+        host_name: config.name.clone(),
+        account: config.account.clone(),
+        password: config.password.clone(),
+        encryption,
+    };
+    Samba::start(&options).map(Some)
 }
 
 fn view(machine: &Machine) -> MachineView {

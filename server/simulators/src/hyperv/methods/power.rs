@@ -39,7 +39,7 @@ pub(super) fn request(call: &Call<'_>) -> Result<Output, Refusal> {
 /// Switches a machine, and its guest's writes with it.
 pub(crate) fn set(host: &Host, machine: Uuid, on: bool) -> Result<(), JobError> {
     host.change_machine(machine, |machine| machine.on = on)?;
-    host.apply_power(machine);
+    host.apply_power(machine)?;
     Ok(())
 }
 

@@ -65,14 +65,14 @@ pub(super) fn attach(host: &Arc<Host>, machine: Uuid, mut made: Vec<Part>) -> Re
             Ok(disk) => backing.disk = Some(disk),
             Err(error) => {
                 for disk in made.iter().filter_map(|part| part.backing.as_ref()?.disk) {
-                    host.store.detach(disk);
+                    host.store.detach(disk)?;
                 }
                 return Err(error.into());
             }
         }
     }
     host.change_machine(machine, |machine| machine.settings.parts.append(&mut made))?;
-    host.apply_power(machine);
+    host.apply_power(machine)?;
     Ok(())
 }
 
@@ -180,9 +180,9 @@ fn image(
         return Err(invalid("Parent is no empty drive."));
     }
     let path = wanted.first("HostResource").ok_or_else(|| invalid("The resource has no HostResource."))?.to_owned();
-    if sub_type == HARD_DISK && host.store.info(&path).is_none() {
-        let description =
-            format!("The system cannot find the file specified, or it is no virtual hard disk: '{path}'.");
+    let there = host.store.drive().file(&path).is_ok_and(|file| file.exists());
+    if sub_type == HARD_DISK && !there {
+        let description = format!("The system cannot find the file specified: '{path}'. (0x80070002)");
         return Err(JobError::new(FAILED, description));
     }
     part.backing = Some(Backing { disk: None, path });
@@ -283,7 +283,7 @@ pub(super) fn remove(call: &Call<'_>) -> Result<Output, Refusal> {
             (gone, machine.settings.parts) = all.partition(|part| locals.contains(&part.local));
         })?;
         for disk in gone.iter().filter_map(|part| part.backing.as_ref()?.disk) {
-            host.store.detach(disk);
+            host.store.detach(disk)?;
         }
         Ok(Vec::new())
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{Call, Output, RETURN_INVALID_PARAMETER, Refusal};
+use crate::hyperv::disk::{DiskId, Merged};
 use crate::hyperv::host::Host;
 use crate::hyperv::inject::Action;
 use crate::hyperv::inventory::{point_path, settings_path};
@@ -13,7 +14,6 @@ use crate::hyperv::machine::{Machine, ReferencePoint, Snapshot};
 use crate::hyperv::model::path::ObjectPath;
 use crate::hyperv::model::value::Value;
 use crate::hyperv::parts::{HARD_DISK, PHYSICAL_DRIVE};
-use crate::hyperv::store::{DiskId, Merged};
 use crate::state::now;
 
 /// `SnapshotType`: a user's checkpoint, and one for a backup.
@@ -146,10 +146,10 @@ pub(super) fn convert(call: &Call<'_>) -> Result<Output, Refusal> {
     call.start(Some(machine.id), move |host| {
         let mut tracking = Vec::new();
         end(host, machine.id, &snapshot, |host, disk, frozen| {
-            let (id, merged) = host.store.convert(disk, frozen)?;
+            let converted = host.store.convert(disk, frozen)?;
             let local = snapshot.settings.disks().into_iter().find(|(_, own)| *own == disk);
-            tracking.extend(local.map(|(local, _)| (local, id)));
-            Ok(merged)
+            tracking.extend(local.map(|(local, _)| (local, converted.tracking_id)));
+            Ok(converted.merged)
         })?;
         if foreign {
             for (_, id) in &mut tracking {
@@ -208,7 +208,7 @@ pub(super) fn destroy_point(call: &Call<'_>) -> Result<Output, Refusal> {
             forgotten = gone;
         })?;
         for (_, tracking) in forgotten.iter().flat_map(|point| &point.tracking) {
-            host.store.forget(tracking);
+            host.store.forget(tracking)?;
         }
         Ok(Vec::new())
     })

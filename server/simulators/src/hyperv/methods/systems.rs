@@ -193,7 +193,7 @@ pub(super) fn destroy(call: &Call<'_>) -> Result<Output, Refusal> {
         })?;
         let gone = gone.ok_or_else(|| JobError::new(FAILED, "The virtual machine is gone."))?;
         for (_, disk) in gone.settings.disks() {
-            host.store.detach(disk);
+            host.store.detach(disk)?;
         }
         Ok(Vec::new())
     })
