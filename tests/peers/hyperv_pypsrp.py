@@ -361,6 +361,11 @@ def doors():
 
 for way in ("basic over TLS", "NTLM over TLS", "sealed NTLM"):
     whole_turn(way)
+for way in ("Negotiate over TLS",):
+    step(f"{way}: SPNEGO around NTLM")
+    wrapped = connect(way)
+    identify(wrapped)
+    assert len(wql(wrapped, "select * from Msvm_ComputerSystem")) == 4
 rules()
 doors()
 print("ok")

@@ -12,6 +12,7 @@
 mod build;
 mod config;
 mod crimes;
+mod demo;
 pub mod disk;
 mod engine;
 mod host;
@@ -34,6 +35,7 @@ pub use config::{
     Content, DISK_FOLDER, DiskKind, DiskSpec, Files, GuestWrites, HostConfig, Limits, MachineSpec, Quirks, Shutdown,
 };
 pub use crimes::{Crime, Rule as WireRule};
+pub use demo::demo_config;
 pub use inject::{Action, Faults, On, Rule, RuleId};
 pub use log::RequestRecord;
 pub use simulated::{DiskView, MachineView, SimulatedHost, SnapshotView};

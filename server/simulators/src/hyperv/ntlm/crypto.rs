@@ -71,6 +71,7 @@ pub(super) enum From {
 /// One direction of a session: signs and seals, or checks and opens.
 pub(super) struct Direction {
     signing: [u8; 16],
+    sealing_key: [u8; 16],
     sealing: Rc4,
     sequence: u32,
 }
@@ -88,8 +89,17 @@ impl Direction {
                 b"session key to server-to-client sealing key magic constant\0",
             ),
         };
-        let signing = md5(&[session_key, sign]);
-        Self { signing, sealing: Rc4::new(&md5(&[session_key, seal])), sequence: 0 }
+        let (signing, sealing_key) = (md5(&[session_key, sign]), md5(&[session_key, seal]));
+        Self { signing, sealing_key, sealing: Rc4::new(&sealing_key), sequence: 0 }
+    }
+
+    /// The signature of a message that is not sealed. SPNEGO starts the key stream, not the
+    /// counting, over after it ([MS-SPNG] 3.2.5.1).
+    pub fn sign_and_reset(&mut self, message: &[u8]) -> [u8; 16] {
+        let mac = hmac_md5(&self.signing, &[&self.sequence.to_le_bytes(), message]);
+        let signature = self.signature(&mac);
+        self.sealing = Rc4::new(&self.sealing_key);
+        signature
     }
 
     /// Encrypts in place; answers the signature.

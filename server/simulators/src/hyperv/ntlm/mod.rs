@@ -5,6 +5,7 @@
 
 mod crypto;
 mod message;
+pub(crate) mod spnego;
 
 use crypto::{Direction, From, Rc4, hmac_md5, md5, ntowf_v2, utf16};
 use message::{Authenticate, PAIR_FLAG_MIC, flag, pair};
@@ -39,6 +40,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Checks the client's signature of SPNEGO's list of mechanisms and signs it, too.
+    pub fn sign_mechanisms(&mut self, list: &[u8], mic: &[u8]) -> Option<[u8; 16]> {
+        let fits = self.from_client.sign_and_reset(list) == mic;
+        fits.then(|| self.from_server.sign_and_reset(list))
+    }
+
     /// Opens a message from the client in place; false when it is not authentic.
     pub fn open(&mut self, message: &mut [u8], signature: &[u8]) -> bool {
         self.from_client.open(message, signature)

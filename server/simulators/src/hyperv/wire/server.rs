@@ -25,7 +25,7 @@ use crate::hyperv::crimes::Rule;
 use crate::hyperv::engine::{self, Answered};
 use crate::hyperv::host::Host;
 use crate::hyperv::log::RequestRecord;
-use crate::hyperv::ntlm::{Acceptor, Challenged, Session, TOKEN_BYTES_MAX};
+use crate::hyperv::ntlm::{Acceptor, Challenged, Session, TOKEN_BYTES_MAX, spnego};
 use crate::listen::{self, dropped};
 use crate::state::now;
 
@@ -36,7 +36,8 @@ const SOAP_TYPE: &str = "application/soap+xml;charset=UTF-8";
 /// Who is at the other end of a connection.
 enum Peer {
     Nobody,
-    Challenged(Challenged),
+    /// With SPNEGO's list of mechanisms, where it is spoken.
+    Challenged(Challenged, Option<Vec<u8>>),
     /// By NTLM: for as long as the connection lasts.
     Known(Box<Session>, Instant),
 }
@@ -68,10 +69,15 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     response
 }
 
+fn is_basic(headers: &HeaderMap) -> bool {
+    let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")))
+}
+
 /// What the authentication of a request came to.
 enum Verdict {
-    /// Go on; by Basic, or by NTLM now or earlier.
-    Known,
+    /// Go on; by Basic, or by NTLM now or earlier. The answer carries SPNEGO's last token.
+    Known(Option<Vec<u8>>),
     /// Answer this.
     Answer(Response<Full<Bytes>>),
 }
@@ -94,12 +100,23 @@ impl Connection {
         if !self.tls && !is_sealed && !body.is_empty() {
             self.host.crimes.add(Rule::ClearBody, format!("{} bytes without TLS", body.len()));
             self.refused("a message in the clear");
+            if is_basic(&parts.headers) {
+                self.host.crimes.add(Rule::ClearPassword, "Basic without TLS");
+            }
             return Ok(self.challenge("unencrypted traffic is disabled"));
         }
-        match self.authenticate(&parts.headers) {
-            Verdict::Known => {}
+        let last = match self.authenticate(&parts.headers) {
+            Verdict::Known(last) => last,
             Verdict::Answer(response) => return Ok(response),
-        }
+        };
+        let mut response = self.serve(body, is_sealed, &kind).await?;
+        let last = last.map(|token| HeaderValue::from_str(&format!("Negotiate {}", BASE64.encode(token))));
+        response.headers_mut().extend(last.and_then(Result::ok).map(|value| (WWW_AUTHENTICATE, value)));
+        Ok(response)
+    }
+
+    /// Answers somebody who is known.
+    async fn serve(&self, body: Bytes, is_sealed: bool, kind: &str) -> Result<Response<Full<Bytes>>, io::Error> {
         if body.is_empty() {
             return Ok(plain(StatusCode::OK, ""));
         }
@@ -203,7 +220,7 @@ impl Connection {
         match &mut *peer {
             Peer::Known(_, used) if used.elapsed() < self.host.config.limits.session_idle => {
                 *used = Instant::now();
-                Verdict::Known
+                Verdict::Known(None)
             }
             _ => {
                 *peer = Peer::Nobody;
@@ -221,7 +238,7 @@ impl Connection {
                 let user = user.rsplit('\\').next().unwrap_or(user);
                 user.eq_ignore_ascii_case(&config.account) && password == config.password
             });
-        if known { Verdict::Known } else { self.deny("wrong account or password") }
+        if known { Verdict::Known(None) } else { self.deny("wrong account or password") }
     }
 
     fn negotiate(&self, token: &[u8]) -> Verdict {
@@ -233,23 +250,40 @@ impl Connection {
             certificate_sha256: self.tls.then_some(self.host.identity.sha256),
         };
         let begun = std::mem::replace(&mut *self.peer.lock(), Peer::Nobody);
-        let Peer::Challenged(begun) = begun else { return self.begin(&acceptor, token) };
-        match acceptor.authenticate(&begun, token) {
-            Ok(session) if self.tls || session.seals => {
-                *self.peer.lock() = Peer::Known(Box::new(session), Instant::now());
-                Verdict::Known
+        let Peer::Challenged(begun, mechanisms) = begun else { return self.begin(&acceptor, token) };
+        let opened = match &mechanisms {
+            None => Some((token.to_vec(), None)),
+            Some(_) => spnego::open_response(token),
+        };
+        let Some((message, mic)) = opened else { return self.deny("not a token of SPNEGO") };
+        let mut session = match acceptor.authenticate(&begun, &message) {
+            Ok(session) if self.tls || session.seals => session,
+            Ok(_) => return self.deny("the client does not seal"),
+            Err(reason) => return self.deny(reason),
+        };
+        let mut last = None;
+        if let Some(list) = &mechanisms {
+            let signed = mic.as_deref().map(|mic| session.sign_mechanisms(list, mic));
+            if signed == Some(None) {
+                return self.deny("the list of mechanisms was changed on its way");
             }
-            Ok(_) => self.deny("the client does not seal"),
-            Err(reason) => self.deny(reason),
+            last = Some(spnego::accepted(signed.flatten()));
         }
+        *self.peer.lock() = Peer::Known(Box::new(session), Instant::now());
+        Verdict::Known(last)
     }
 
     fn begin(&self, acceptor: &Acceptor<'_>, token: &[u8]) -> Verdict {
         // A random UUID has its fixed bits in the middle; its first eight bytes are good enough for a simulated host.
         let (random, _) = Uuid::new_v4().as_u64_pair();
-        match acceptor.challenge(token, random.to_be_bytes(), now().as_second()) {
+        let (mechanisms, message) = match spnego::open_init(token) {
+            Some((mechanisms, message)) => (Some(mechanisms), message),
+            None => (None, token.to_vec()),
+        };
+        match acceptor.challenge(&message, random.to_be_bytes(), now().as_second()) {
             Ok((begun, challenge)) => {
-                *self.peer.lock() = Peer::Challenged(begun);
+                let challenge = if mechanisms.is_some() { spnego::challenge(&challenge) } else { challenge };
+                *self.peer.lock() = Peer::Challenged(begun, mechanisms);
                 let mut response = plain(StatusCode::UNAUTHORIZED, "");
                 let value = HeaderValue::from_str(&format!("Negotiate {}", BASE64.encode(challenge)));
                 response.headers_mut().extend(value.ok().map(|value| (WWW_AUTHENTICATE, value)));
