@@ -72,11 +72,11 @@ impl WriteQueue {
         Ok(())
     }
 
-    pub async fn set_len(&self, length_bytes: u64) -> Result<()> {
+    pub async fn set_len(&mut self, length_bytes: u64) -> Result<()> {
         self.target.set_len(length_bytes).await.map_err(failed)
     }
 
-    pub async fn flush(&self) -> Result<()> {
+    pub async fn flush(&mut self) -> Result<()> {
         self.target.flush().await.map_err(failed)
     }
 
