@@ -152,8 +152,8 @@ pub(crate) fn from_handshake(host: &str, port: u16, error: io::Error) -> HostErr
     }
 }
 
-const OLD_HOST: &str = "Early builds of ESXi 6.0 offer only outdated TLS; update the host. Otherwise check that the \
-    port is the one of the host's web client.";
+const OLD_HOST: &str = "The host may offer only outdated TLS, as early builds of ESXi 6.0 do: update it. Otherwise check that the port \
+    is the one of the host's web client, or of WinRM with TLS.";
 
 fn from_tls(
     host: &str,

@@ -40,7 +40,13 @@ impl Fault {
         Self { names, message: message.trim().to_owned() }
     }
 
-    /// A method's return value that is not success, or a job's error code.
+    /// A method's return value that is not success. Small ones are CIM's own, and no codes of Windows.
+    pub(in crate::hyperv) fn from_return(value: u64) -> Self {
+        let name = if value < 32_768 { format!("return {value}") } else { value.to_string() };
+        Self { names: vec![name], message: String::new() }
+    }
+
+    /// A job's error code, with its words.
     pub(in crate::hyperv) fn from_code(code: u32, message: &str) -> Self {
         Self { names: vec![code.to_string()], message: shorten(message).trim().to_owned() }
     }
@@ -52,6 +58,11 @@ impl Fault {
     /// The thing that was asked for does not exist (any more).
     pub(in crate::hyperv) fn is_not_found(&self) -> bool {
         self.meaning().kind == ErrorKind::NotFound
+    }
+
+    /// The host knows no such class: its Windows is too old, or has no Hyper-V.
+    pub(in crate::hyperv) fn is_missing_class(&self) -> bool {
+        matches!(self.meaning().kind, ErrorKind::Unsupported | ErrorKind::NotFound)
     }
 
     /// The host's words with the telling names.
@@ -180,7 +191,7 @@ const MEANINGS: &[Meaning] = &[
             "ActionNotSupported",
             "UnsupportedFeature",
             "32770",
-            "1",
+            "return 1",
         ],
         kind: ErrorKind::Unsupported,
         code: "hyperv.not_supported",
@@ -216,7 +227,7 @@ const MEANINGS: &[Meaning] = &[
         hint: "Free space on the volume: a checkpoint grows by what the guest writes while it exists.",
     },
     Meaning {
-        names: &["InternalError", "32768", "2", "4"],
+        names: &["InternalError", "32768", "return 2", "return 4"],
         kind: ErrorKind::Refused,
         code: "hyperv.failed",
         words: "The host failed to do it.",

@@ -10,10 +10,9 @@ pub(in crate::hyperv) enum Kind {
     Text,
     U8,
     U16,
+    U32,
     U64,
     Flag,
-    /// Must be in CIM's interval form, else the host's job fails with 32768.
-    Interval,
 }
 
 impl Kind {
@@ -22,9 +21,9 @@ impl Kind {
             Self::Text => "string",
             Self::U8 => "uint8",
             Self::U16 => "uint16",
+            Self::U32 => "uint32",
             Self::U64 => "uint64",
             Self::Flag => "boolean",
-            Self::Interval => "datetime",
         }
     }
 }
@@ -55,7 +54,11 @@ impl Embedded {
         }
     }
 
+    /// Nothing for an empty list: it would change nothing.
     pub(in crate::hyperv) fn array(mut self, name: &str, kind: Kind, values: &[&str]) -> Self {
+        if values.is_empty() {
+            return self;
+        }
         let tag = format!("PROPERTY.ARRAY NAME=\"{name}\" TYPE=\"{}\"", kind.name());
         self.inside.group(&tag, |property| {
             property.group("VALUE.ARRAY", |array| {
@@ -65,6 +68,10 @@ impl Embedded {
             });
         });
         self
+    }
+
+    pub(in crate::hyperv) fn class(&self) -> &'static str {
+        self.class
     }
 
     pub(in crate::hyperv) fn into_text(self) -> String {
@@ -98,11 +105,6 @@ pub(in crate::hyperv) fn read_embedded(text: &str) -> Option<Instance> {
         }
     }
     Some(instance)
-}
-
-/// A path of WMI within a property: every backslash is doubled, else the host refuses with 32773.
-pub(in crate::hyperv) fn quoted(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]

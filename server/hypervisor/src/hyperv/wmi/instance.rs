@@ -37,11 +37,6 @@ impl Reference {
         Some(Self { resource, selectors: selectors.map(Iterator::collect).unwrap_or_default() })
     }
 
-    /// The class alone.
-    pub(in crate::hyperv) fn class(&self) -> &str {
-        self.resource.rsplit_once('/').map_or(&self.resource, |(_, class)| class)
-    }
-
     pub(in crate::hyperv) fn selector(&self, name: &str) -> Option<&str> {
         self.selectors.iter().find(|(selector, _)| selector.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -174,6 +169,6 @@ mod tests {
         assert_eq!(instance.numbers("Notes"), None);
         assert_eq!(instance.text("Since"), Some("2026-01-02T03:04:05Z"));
         let job = instance.reference("Job").unwrap();
-        assert_eq!((job.class(), job.selector("instanceid")), ("Msvm_StorageJob", Some("J-1")));
+        assert_eq!((job.resource.as_str(), job.selector("instanceid")), ("P/Msvm_StorageJob", Some("J-1")));
     }
 }

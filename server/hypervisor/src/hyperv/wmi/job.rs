@@ -47,7 +47,7 @@ pub(in crate::hyperv) async fn run(
             wait(wsman, &job, method, budget).await?;
             Ok(Ended { output, job: Some(job) })
         }
-        Some(code) => Err(Fault::from_code(u32::try_from(code).unwrap_or(u32::MAX), "").into()),
+        Some(code) => Err(Fault::from_return(code).into()),
         None => Err(bad_answer(wsman, method, "its answer has no return value")),
     }
 }
