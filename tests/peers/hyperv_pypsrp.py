@@ -6,13 +6,20 @@ The host holds `web-01` (on, generation 2, two disks that the guest keeps writin
 (on, no application-consistent checkpoints). Everything is done over each of: TLS with Basic, TLS with NTLM, HTTP with sealed
 messages."""
 
+import base64
+import http.client
+import ssl
+import struct
 import sys
 import time
 import warnings
 import xml.etree.ElementTree as ET
 
+import spnego
+from pypsrp.encryption import WinRMEncryption
 from pypsrp.exceptions import AuthenticationError, WinRMError, WSManFaultError
-from pypsrp.wsman import SelectorSet, WSMan, WSManAction
+from pypsrp.wsman import SelectorSet, WSMan
+from spnego.channel_bindings import GssChannelBindings
 
 warnings.simplefilter("ignore")
 tls_port, http_port, account, password = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -181,12 +188,14 @@ def faults(code, call, *arguments, **named):
     raise AssertionError(f"{call} gave no fault")
 
 
+IDENTIFY = (
+    f'<s:Envelope xmlns:s="{SOAP}" xmlns:i="http://schemas.dmtf.org/wbem/wsman/identify/1/wsmanidentity.xsd">'
+    "<s:Header/><s:Body><i:Identify/></s:Body></s:Envelope>"
+).encode()
+
+
 def identify(client):
-    envelope = (
-        f'<s:Envelope xmlns:s="{SOAP}" xmlns:i="http://schemas.dmtf.org/wbem/wsman/identify/1/wsmanidentity.xsd">'
-        "<s:Header/><s:Body><i:Identify/></s:Body></s:Envelope>"
-    )
-    assert b"simulated" in client.transport.send(envelope.encode())
+    assert b"simulated" in client.transport.send(IDENTIFY)
 
 
 def snapshot(client, machine, consistency=1, **settings):
@@ -359,13 +368,65 @@ def doors():
         raise AssertionError("a message in the clear was taken")
 
 
+def by_hand(tls, change=lambda token: token, bindings=None):
+    """Authenticates with the last token changed: the connection, the context, the status it came to."""
+    if tls:
+        connection = http.client.HTTPSConnection("127.0.0.1", tls_port, context=ssl._create_unverified_context())
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", http_port)
+    context = spnego.client(account, password, hostname="127.0.0.1", protocol="ntlm", channel_bindings=bindings)
+
+    def post(token):
+        encoded = base64.b64encode(token).decode()
+        connection.request("POST", "/wsman", headers={"Authorization": f"Negotiate {encoded}", "Content-Length": "0"})
+        response = connection.getresponse()
+        response.read()
+        return response
+
+    challenge = post(context.step()).headers["WWW-Authenticate"].split()[1]
+    return connection, context, post(change(context.step(base64.b64decode(challenge)))).status
+
+
+def other_workstation(token):
+    """Only the MIC covers the workstation's name."""
+    (at,) = struct.unpack_from("<I", token, 48)
+    return token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
+
+
+def tampered():
+    step("what was tampered with")
+    assert by_hand(True)[2] == by_hand(False)[2] == 200
+    assert by_hand(False, other_workstation)[2] == 401, "a wrong MIC was taken"
+    elsewhere = GssChannelBindings(application_data=b"tls-server-end-point:" + bytes(32))
+    assert by_hand(True, bindings=elsewhere)[2] == 401, "an answer that is bound to another channel was taken"
+    connection, context, _ = by_hand(False)
+    sealer = WinRMEncryption(context, WinRMEncryption.SPNEGO)
+
+    def post(body):
+        kind = f'multipart/encrypted;protocol="{WinRMEncryption.SPNEGO}";boundary="Encrypted Boundary"'
+        connection.request("POST", "/wsman", body, {"Content-Type": kind})
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    body = sealer.wrap_message(IDENTIFY)[1]
+    status, answer = post(body)
+    assert status == 200 and b"Identify" not in answer, "an answer in the clear"
+    assert b"simulated" in sealer.unwrap_message(answer, "Encrypted Boundary")
+    assert post(body)[0] == 401, "a message was taken twice"
+    connection, context, _ = by_hand(False)
+    body = bytearray(WinRMEncryption(context, WinRMEncryption.SPNEGO).wrap_message(IDENTIFY)[1])
+    body[-40] ^= 1
+    assert post(bytes(body))[0] == 401, "a broken seal was taken"
+
+
 for way in ("basic over TLS", "NTLM over TLS", "sealed NTLM"):
     whole_turn(way)
-for way in ("Negotiate over TLS",):
+for way in ("Negotiate over TLS", "sealed Negotiate"):
     step(f"{way}: SPNEGO around NTLM")
     wrapped = connect(way)
     identify(wrapped)
     assert len(wql(wrapped, "select * from Msvm_ComputerSystem")) == 4
 rules()
 doors()
+tampered()
 print("ok")

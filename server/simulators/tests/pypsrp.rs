@@ -55,6 +55,8 @@ async fn pypsrp_checkpoints_and_asks_for_changes() {
         WireRule::SingleBackslash,
         WireRule::Envelope,
         WireRule::ClearBody,
+        WireRule::ClearPassword,
+        WireRule::BrokenSeal,
     ] {
         assert!(crimes.iter().any(|crime| crime.rule == rule), "{rule:?} was not noticed");
     }

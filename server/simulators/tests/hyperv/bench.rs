@@ -52,7 +52,7 @@ impl Bench {
         ];
         change(&mut config);
         let host = SimulatedHost::start(config.clone()).await.unwrap();
-        Self { host, config, http: client(), folder: folder }
+        Self { host, config, http: client(), folder }
     }
 
     /// Stops the host and starts it again on the same folder.

@@ -1,6 +1,6 @@
 //! Checkpoints, tracking, what survives a restart.
 
-use crate::bench::{Bench, MIB, SNAPSHOTS, all_between, between, machine_reference, reference, return_value};
+use crate::bench::{Bench, IMAGES, MIB, SNAPSHOTS, all_between, between, machine_reference, reference, return_value};
 
 /// Path of the frozen file and tracking id of each disk of the newest reference point, by the disk's place.
 async fn tracking(bench: &Bench, name: &str) -> Vec<(String, String)> {
@@ -99,4 +99,21 @@ async fn kinds_and_levels_that_there_are_not_are_refused() {
     let parameters = format!("{system}<p:SnapshotType>4</p:SnapshotType>");
     assert_eq!(return_value(&bench.invoke(SNAPSHOTS, "CreateSnapshot", &parameters).await), "32773");
     assert!(bench.host.machine("on-01").unwrap().snapshots.is_empty());
+}
+
+#[tokio::test]
+async fn jobs_of_the_image_service_are_storage_jobs() {
+    let bench = Bench::new(|_| {}).await;
+    let path = bench.host.machine("off-01").unwrap().disks[0].path.clone();
+    let started = bench.invoke(IMAGES, "ValidateVirtualHardDisk", &format!("<p:Path>{path}</p:Path>")).await;
+    let id = between(&started, "<w:Selector Name=\"InstanceID\">", "<");
+    let (status, text) = bench.get("Msvm_ConcreteJob", &[("InstanceID", id)]).await;
+    assert!(status == 500 && text.contains("a:DestinationUnreachable"), "{text}");
+    bench.done(&started).await;
+    let described = bench.invoke(IMAGES, "GetVirtualHardDiskSettingData", &format!("<p:Path>{path}</p:Path>")).await;
+    let described = described.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
+    let size = between(&described, "NAME=\"MaxInternalSize\" TYPE=\"uint64\"><VALUE>", "<");
+    assert_eq!(size, (16 * MIB).to_string());
+    let missing = bench.invoke(IMAGES, "GetVirtualHardDiskSettingData", "<p:Path>C:\\none.vhdx</p:Path>").await;
+    assert_eq!(return_value(&missing), "32773");
 }
