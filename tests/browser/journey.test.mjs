@@ -89,8 +89,17 @@ async function createLocation(page, folder) {
   assert.ok(!(await page.content()).includes(key), "the key is shown once");
 }
 
+// What belongs to cold is shown for cold only, with or without scripts.
+async function chooseMode(page, mode) {
+  const minutes = page.getByLabel("Minutes a guest gets to shut down");
+  assert.ok(!(await minutes.isVisible()), "hot shuts nothing down");
+  await page.getByRole("radio", { name: mode }).check();
+  assert.ok(await minutes.isVisible(), "cold needs to know how long a guest gets");
+  assert.ok(!(await page.getByRole("heading", { name: "Quiesce the guest" }).isVisible()), "nothing to quiesce");
+}
+
 // From the name to the summary; the location is made on the way when there is none.
-async function fillTask(page, name, machines, folder) {
+async function fillTask(page, name, machines, folder, mode) {
   await page.goto(new URL("/tasks/new", page.url()).href);
   await page.getByLabel("Name", { exact: true }).fill(name);
   await next(page, "machines");
@@ -99,6 +108,7 @@ async function fillTask(page, name, machines, folder) {
   if (folder) await createLocation(page, folder);
   else await page.getByRole("radio", { name: /Local disk/ }).check();
   await next(page, "method");
+  if (mode) await chooseMode(page, mode);
   await next(page, "schedule");
   await next(page, "retention");
   await page.getByLabel(/Keep the last/).fill("5");
@@ -220,6 +230,10 @@ async function wizardPages(page, base) {
   const draft = new URL(page.url()).pathname.replace(/\/summary$/, "");
   const pages = {};
   for (const step of ["name", "machines", "location", "method", "schedule", "retention"]) pages[`task-${step}`] = `${draft}/${step}`;
+  await fillTask(page, "Draft, cold", [0], undefined, /^Cold The/);
+  const cold = new URL(page.url()).pathname;
+  pages["task-method-cold"] = cold.replace(/summary$/, "method");
+  pages["task-summary-cold"] = cold;
   await page.goto(base + "/restore");
   await page.getByRole("link", { name: /^Choose a point of/ }).first().click();
   await page.getByRole("button", { name: /^Use the newest/ }).click();
@@ -242,7 +256,7 @@ async function withoutScripts(base, browser, seen) {
   await page.getByLabel("Password").fill(PASSWORD);
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByRole("link", { name: "Virtual machines" }).first().waitFor();
-  await fillTask(page, "By hand, without scripts", [1], undefined);
+  await fillTask(page, "By hand, without scripts", [1], undefined, /^Cold snapshot/);
   await page.getByRole("button", { name: "Create the task" }).click();
   await page.getByText("The task is created.").waitFor();
   await page.getByRole("button", { name: "Run now" }).click();

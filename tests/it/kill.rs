@@ -4,8 +4,10 @@
 use crate::rig::{Rig, Simulated, TaskSpec, machine, same_bytes};
 use db::{DeviceId, Job, RunId, TaskId, VmId};
 use domain::job::JobState;
+use domain::mode::Mode;
+use domain::point::Consistency;
 use engine::RestoreOrder;
-use simulators::esxi::{Action, HostConfig, Limits, On, Rule};
+use simulators::esxi::{Action, HostConfig, Limits, On, Power, Rule};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{Options, Server};
@@ -27,6 +29,10 @@ struct Case {
 
 impl Case {
     async fn new() -> Self {
+        Self::with(Mode::Hot).await
+    }
+
+    async fn with(mode: Mode) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let data_dir = data.path().join("data");
         let rig = Rig::beside(&data_dir).await;
@@ -42,7 +48,7 @@ impl Case {
         let device = rig.device(&host).await;
         let vm = rig.vm(device, "web-01").await;
         let location = rig.location().await;
-        let task = rig.task(location, TaskSpec { machines: &[vm], ..TaskSpec::default() }).await;
+        let task = rig.task(location, TaskSpec { machines: &[vm], mode, ..TaskSpec::default() }).await;
         Self { _data: data, options, server, rig, host, device, vm, task }
     }
 
@@ -52,6 +58,10 @@ impl Case {
         let run = self.rig.start_run(self.task).await;
         self.held(id).await;
         run
+    }
+
+    fn runs(&self) -> bool {
+        self.host.machine("web-01").expect("the machine").power == Power::On
     }
 
     async fn held(&self, id: simulators::esxi::RuleId) {
@@ -77,6 +87,7 @@ impl Case {
     async fn is_whole(&self, machines: &[&str]) {
         self.rig.wait("a clean host", async || self.host.is_clean().then_some(())).await;
         self.host.assert_clean(machines);
+        self.rig.wait("a machine that runs", async || self.runs().then_some(())).await;
         let repository = self.rig.repository().await;
         let list = repository.points().await.expect("points");
         assert!(list.damaged.is_empty(), "{:?}", list.damaged);
@@ -179,6 +190,66 @@ async fn in_the_middle_of_a_restore() {
     case.recovers(run).await;
     case.is_whole(&["web-01", "web-01-restored"]).await;
     case.rig.settled(case.device).await;
+}
+
+/// Kills the server at this step of a cold backup; the next life makes the point, and the machine runs.
+async fn cold_killed_at(mode: Mode, step: Rule, runs_then: Option<bool>) {
+    let mut case = Case::with(mode).await;
+    let run = case.run_into(step).await;
+    assert!(runs_then.is_none_or(|runs| runs == case.runs()), "at that step");
+    case.kill();
+    let job = case.recovers(run).await;
+    let log = case.rig.log(&job).await;
+    case.is_whole(&["web-01"]).await;
+    case.rig.settled(case.device).await;
+    let point = case.rig.points(case.vm).await.remove(0);
+    assert_eq!((point.job_id, point.consistency), (Some(job.job_id), Consistency::Offline), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_while_the_guest_is_asked_to_shut_down() {
+    cold_killed_at(Mode::Cold, Rule::once(On::method("ShutdownGuest"), Action::TaskStalls), Some(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_while_the_guest_shuts_down() {
+    // It is off a moment later, when nobody looks any more.
+    cold_killed_at(Mode::Cold, Rule::once(On::method("ShutdownGuest"), Action::DropAfter), None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_while_the_snapshot_is_being_made() {
+    let slow = Action::TaskSlow(Duration::from_secs(3));
+    cold_killed_at(Mode::Cold, Rule::once(On::method("CreateSnapshot_Task"), slow), Some(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_in_mid_copy() {
+    cold_killed_at(Mode::Cold, Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER)), Some(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_while_the_snapshot_is_being_removed() {
+    let slow = Action::TaskSlow(Duration::from_secs(3));
+    cold_killed_at(Mode::Cold, Rule::once(On::method("RemoveSnapshot_Task"), slow), Some(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_while_the_machine_is_switched_on() {
+    let slow = Action::TaskSlow(Duration::from_secs(3));
+    cold_killed_at(Mode::Cold, Rule::once(On::method("PowerOnVM_Task"), slow), Some(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_snapshot_while_the_machine_is_switched_on() {
+    // The server is gone before the host has done anything.
+    let stall = Action::Stall(FOR_EVER);
+    cold_killed_at(Mode::ColdSnapshot, Rule::once(On::method("PowerOnVM_Task"), stall), Some(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_snapshot_in_mid_copy() {
+    cold_killed_at(Mode::ColdSnapshot, Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER)), Some(true)).await;
 }
 
 fn wait_for_a_file(folder: &Path) {

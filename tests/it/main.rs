@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod bench;
+mod cold;
 mod esxi_driver;
 mod kill;
 mod main_job;
+mod marks;
 mod rig;
 mod selftest;
 mod start;

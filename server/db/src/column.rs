@@ -2,6 +2,7 @@
 
 use domain::job::{JobKind, JobState, LogLevel};
 use domain::machine::{PowerState, Quiesce};
+use domain::mode::{IfStillOn, Mode};
 use domain::permission::Role;
 use domain::point::{Consistency, PointKind};
 use jiff::Timestamp;
@@ -124,8 +125,8 @@ macro_rules! words {
     )+};
 }
 
-words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Role, Consistency, PointKind);
-words!(crate::devices::FullReads, crate::tasks::Method, crate::runs::RunKind);
+words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Mode, IfStillOn, Role, Consistency, PointKind);
+words!(crate::devices::FullReads, crate::devices::Platform, crate::tasks::Method, crate::runs::RunKind);
 words!(crate::journal::ChangeKind, crate::journal::ChangeState, crate::accounts::Theme, crate::drafts::DraftKind);
 
 /// A size on its way into a `bigint`.

@@ -19,8 +19,9 @@ use sqlx::{PgConnection, Postgres, Transaction};
 pub struct Device {
     /// Id.
     pub device_id: DeviceId,
-    /// `esxi`.
-    pub kind: String,
+    /// What it runs, and so which driver talks to it.
+    #[sqlx(rename = "kind", try_from = "Word")]
+    pub platform: Platform,
     /// The operator's name for it.
     pub name: String,
     /// Host name or address.
@@ -65,6 +66,27 @@ pub struct Device {
     pub sync_failed_at: Option<Timestamp>,
 }
 
+/// What a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// VMware ESXi.
+    #[default]
+    Esxi,
+    /// Microsoft Hyper-V.
+    HyperV,
+}
+
+impl Platform {
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Esxi => "esxi",
+            Self::HyperV => "hyperv",
+        }
+    }
+}
+
 /// How a full backup is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,6 +124,8 @@ pub struct Preflight {
 /// A device to add.
 #[derive(Debug)]
 pub struct NewDevice {
+    /// What it runs.
+    pub platform: Platform,
     /// The operator's name for it.
     pub name: String,
     /// Host name or address.
@@ -156,7 +180,7 @@ impl Database {
         sqlx::query(
             "insert into device (device_id, kind, name, host, port, account, password_sealed, certificate_sha256,
                  simulated, product, api_version, host_uuid, findings)
-             overriding system value values ($1, 'esxi', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             overriding system value values ($1, $13, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(device_id)
         .bind(&new.name)
@@ -170,6 +194,7 @@ impl Database {
         .bind(&new.preflight.api_version)
         .bind(&new.preflight.host_uuid)
         .bind(Json(&new.preflight.findings))
+        .bind(new.platform.as_str())
         .execute(&mut *transaction)
         .await?;
         notify(&mut transaction, Event::DeviceChanged(device_id)).await?;

@@ -214,11 +214,24 @@ impl Database {
         .await?)
     }
 
-    /// How many incrementals of the machine lie in a repository since its last full. Ones that retention removed
-    /// meanwhile are not counted.
-    pub async fn incrementals_since_full(&self, vm_id: VmId, repository_id: RepositoryId) -> Result<u32> {
+    /// The machine's newest full in a repository: the base of the next differential, with its marks.
+    pub async fn newest_full(&self, vm_id: VmId, repository_id: RepositoryId) -> Result<Option<Point>> {
+        Ok(sqlx::query_as(
+            "select * from restore_point
+             where vm_id = $1 and repository_id = $2 and kind = 'full' and expiring_since is null
+             order by taken_at desc, created_at desc limit 1",
+        )
+        .bind(vm_id)
+        .bind(repository_id)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// How many points of the machine that are no full lie in a repository since its last full. Ones that retention
+    /// removed meanwhile are not counted.
+    pub async fn points_since_full(&self, vm_id: VmId, repository_id: RepositoryId) -> Result<u32> {
         let count: i64 = sqlx::query_scalar(
-            "select count(*) from restore_point where vm_id = $1 and repository_id = $2 and kind = 'incremental'
+            "select count(*) from restore_point where vm_id = $1 and repository_id = $2 and kind <> 'full'
                  and taken_at > coalesce((select max(taken_at) from restore_point
                      where vm_id = $1 and repository_id = $2 and kind = 'full'), '-infinity')",
         )

@@ -5,6 +5,7 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::{RepositoryId, TaskId, VmId};
 use domain::machine::Quiesce;
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 use jiff::Timestamp;
@@ -30,12 +31,21 @@ pub struct Task {
     /// What is read.
     #[sqlx(try_from = "Word")]
     pub method: Method,
-    /// With [`Method::Incremental`]: every how many points a full is read again; 0 = only when it must be.
+    /// Unless it is [`Method::Full`]: every how many points a full is read again; 0 = only when it must be.
     #[sqlx(try_from = "i32")]
     pub full_every: u32,
     /// Whether guests freeze their file systems.
     #[sqlx(try_from = "Word")]
     pub quiesce: Quiesce,
+    /// Whether machines run meanwhile.
+    #[sqlx(try_from = "Word")]
+    pub mode: Mode,
+    /// A guest gets so long to shut down, minutes.
+    #[sqlx(try_from = "i32")]
+    pub shutdown_minutes: u32,
+    /// What happens to one that does not.
+    #[sqlx(try_from = "Word")]
+    pub if_still_on: IfStillOn,
     /// Not started by its schedule.
     pub paused: bool,
     /// Due next, if not paused.
@@ -54,14 +64,32 @@ pub enum Method {
     Full,
     /// What changed since the point before.
     Incremental,
+    /// What changed since the last full.
+    Differential,
+}
+
+impl Task {
+    /// How machines are shut down.
+    pub const fn shutdown(&self) -> Shutdown {
+        Shutdown { limit_minutes: self.shutdown_minutes, if_still_on: self.if_still_on }
+    }
 }
 
 impl Method {
+    /// All methods.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Incremental, Self::Differential];
+
+    /// The method of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == word)
+    }
+
     /// Stable word for storage.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Incremental => "incremental",
+            Self::Differential => "differential",
         }
     }
 }
@@ -83,6 +111,10 @@ pub struct TaskInput {
     pub full_every: u32,
     /// Whether guests freeze their file systems.
     pub quiesce: Quiesce,
+    /// Whether machines run meanwhile.
+    pub mode: Mode,
+    /// How they are shut down, if they are.
+    pub shutdown: Shutdown,
     /// Which machines, over all devices.
     pub machines: Vec<VmId>,
 }
@@ -93,8 +125,9 @@ impl Database {
         let mut transaction = self.pool.begin().await?;
         let next_due_at = next_due(&mut transaction, &input.schedule).await?;
         let task_id: TaskId = sqlx::query_scalar(
-            "insert into backup_task (name, repository_id, schedule, retention, method, full_every, quiesce, next_due_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8) returning task_id",
+            "insert into backup_task (name, repository_id, schedule, retention, method, full_every, quiesce, next_due_at,
+                 mode, shutdown_minutes, if_still_on)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning task_id",
         )
         .bind(&input.name)
         .bind(input.repository_id)
@@ -104,6 +137,9 @@ impl Database {
         .bind(i32::try_from(input.full_every).unwrap_or(i32::MAX))
         .bind(input.quiesce.as_str())
         .bind(next_due_at.map(Time))
+        .bind(input.mode.as_str())
+        .bind(i32::try_from(input.shutdown.limit_minutes).unwrap_or(i32::MAX))
+        .bind(input.shutdown.if_still_on.as_str())
         .fetch_one(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
@@ -118,7 +154,8 @@ impl Database {
         let next_due_at = if paused { None } else { next_due(&mut transaction, &input.schedule).await? };
         sqlx::query(
             "update backup_task set name = $2, repository_id = $3, schedule = $4, retention = $5, method = $6,
-                 full_every = $7, quiesce = $8, next_due_at = $9 where task_id = $1",
+                 full_every = $7, quiesce = $8, next_due_at = $9, mode = $10, shutdown_minutes = $11, if_still_on = $12
+             where task_id = $1",
         )
         .bind(task_id)
         .bind(&input.name)
@@ -129,6 +166,9 @@ impl Database {
         .bind(i32::try_from(input.full_every).unwrap_or(i32::MAX))
         .bind(input.quiesce.as_str())
         .bind(next_due_at.map(Time))
+        .bind(input.mode.as_str())
+        .bind(i32::try_from(input.shutdown.limit_minutes).unwrap_or(i32::MAX))
+        .bind(input.shutdown.if_still_on.as_str())
         .execute(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;

@@ -1,6 +1,6 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, findings, schedules, retention, job states and errors, permissions, the clock trait.
+//! Owns: extents, machine descriptions, modes, findings, schedules, retention, job states and errors, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
 pub mod clock;
@@ -8,6 +8,7 @@ pub mod extent;
 pub mod finding;
 pub mod job;
 pub mod machine;
+pub mod mode;
 pub mod permission;
 pub mod point;
 pub mod retention;

@@ -10,6 +10,8 @@ pub enum PointKind {
     Full,
     /// What changed since the point before.
     Incremental,
+    /// What changed since the last full.
+    Differential,
 }
 
 impl PointKind {
@@ -18,6 +20,7 @@ impl PointKind {
         match self {
             Self::Full => "full",
             Self::Incremental => "incremental",
+            Self::Differential => "differential",
         }
     }
 }

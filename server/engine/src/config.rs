@@ -1,5 +1,6 @@
 //! Times and limits of the engine. Tests shorten them; nothing else in the crate holds a duration.
 
+use domain::mode::Shutdown;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,14 @@ pub struct EngineConfig {
     pub appear_wait: Duration,
     /// Between two looks for it.
     pub appear_look_every: Duration,
+    /// No guest gets longer to shut down, whatever its task says.
+    pub shutdown_limit_max: Duration,
+    /// A guest that did not shut down in its time may still do so for so long; it is switched on again then.
+    pub shutdown_settle: Duration,
+    /// A guest that is starting hears nothing yet: it is asked again so often.
+    pub shutdown_ask_every: Duration,
+    /// Pause before a machine that could not be switched on is tried again; grows with each try.
+    pub power_on_pause: Duration,
     /// At stop, jobs get so long to clean up.
     pub stop_grace: Duration,
 }
@@ -78,6 +87,10 @@ impl EngineConfig {
             snapshot_settle: Duration::from_secs(35 * 60),
             appear_wait: Duration::from_secs(30),
             appear_look_every: Duration::from_secs(1),
+            shutdown_limit_max: Duration::from_secs(u64::from(Shutdown::LIMIT_MAX_MINUTES) * 60),
+            shutdown_settle: Duration::from_secs(30 * 60),
+            shutdown_ask_every: Duration::from_secs(10),
+            power_on_pause: Duration::from_secs(5),
             stop_grace: Duration::from_secs(30),
         }
     }

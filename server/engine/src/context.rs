@@ -8,9 +8,8 @@ use crate::core::Core;
 use crate::errors;
 use crate::progress::{Rate, Tally};
 use crate::stop::{Stop, StopReason};
-use db::{ChangeId, ChangeKind, DeviceId, DiskProgress, Job, Lease, NewChange, Outcome, Progress, VmId};
+use db::{ChangeId, DiskProgress, Job, Lease, NewChange, Outcome, Progress};
 use domain::job::{JobError, LogLevel};
-use hypervisor::MachineRef;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -142,31 +141,12 @@ impl JobContext {
 
 /// The journal: errors here matter, because what is not written down cannot be undone.
 impl JobContext {
-    pub(crate) async fn journal_snapshot(
-        &self,
-        device_id: DeviceId,
-        vm_id: VmId,
-        token: &str,
-        machine: &MachineRef,
-    ) -> Result<ChangeId, JobError> {
-        let change = NewChange {
-            device_id,
-            vm_id: Some(vm_id),
-            kind: ChangeKind::Snapshot,
-            token: token.to_owned(),
-            machine_ref: Some(machine.0.clone()),
-        };
-        self.essential(self.core.db.intend_change(self.lease(), &change).await)
+    pub(crate) async fn journal(&self, change: &NewChange) -> Result<ChangeId, JobError> {
+        self.essential(self.core.db.intend_change(self.lease(), change).await)
     }
 
-    pub(crate) async fn journal_import(&self, device_id: DeviceId, token: &str) -> Result<ChangeId, JobError> {
-        let kind = ChangeKind::Import;
-        let change = NewChange { device_id, vm_id: None, kind, token: token.to_owned(), machine_ref: None };
-        self.essential(self.core.db.intend_change(self.lease(), &change).await)
-    }
-
-    pub(crate) async fn journal_made(&self, change: ChangeId, reference: &str) -> Result<(), JobError> {
-        self.essential(self.core.db.change_made(change, Some(reference)).await)
+    pub(crate) async fn journal_made(&self, change: ChangeId, reference: Option<&str>) -> Result<(), JobError> {
+        self.essential(self.core.db.change_made(change, reference).await)
     }
 
     pub(crate) async fn journal_kept(&self, change: ChangeId) -> Result<(), JobError> {

@@ -46,6 +46,7 @@ impl Core {
         let password =
             self.db.device_password(device.device_id).await.map_err(|error| errors::database(what, &error))?;
         Ok(ConnectTarget {
+            platform: device.platform,
             host: device.host.clone(),
             port: device.port,
             account: device.account.clone(),

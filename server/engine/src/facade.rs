@@ -11,7 +11,7 @@ use crate::restore::RestoreOrder;
 use crate::runtime::housekeeping;
 use crate::sessions::{ConnectTarget, Connector};
 use crate::{errors, inventory, space};
-use db::{Database, DeviceId, FullReads, JobId, NewJob, NewRepository, NewRestore, RepositoryId, RunId};
+use db::{Database, DeviceId, FullReads, JobId, NewJob, NewRepository, NewRestore, Platform, RepositoryId, RunId};
 use domain::job::{JobError, JobKind};
 use domain::{Clock, SystemClock};
 use repository::{InitOptions, Location, LocationSecret};
@@ -31,6 +31,8 @@ pub struct Engine(Arc<Core>);
 /// A host's address and how to sign in, before it is a device.
 #[derive(Debug, Clone)]
 pub struct HostAccess {
+    /// What it runs.
+    pub platform: Platform,
     /// Name or address.
     pub host: String,
     /// Port.
@@ -77,13 +79,7 @@ pub struct NewLocation {
 impl Engine {
     /// With real hosts, folders and time.
     pub fn new(db: Database, config: EngineConfig) -> Self {
-        Self::with_parts(
-            db,
-            config,
-            Arc::new(SystemClock),
-            Arc::new(crate::esxi::EsxiConnector),
-            Arc::new(RealLocations),
-        )
+        Self::with_parts(db, config, Arc::new(SystemClock), Arc::new(crate::drivers::Drivers), Arc::new(RealLocations))
     }
 
     /// With parts of the caller's choice, for tests.
@@ -111,6 +107,7 @@ impl Engine {
     pub async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
         let what = format!("Signing in to {} failed.", access.host);
         let target = ConnectTarget {
+            platform: access.platform,
             host: access.host.clone(),
             port: access.port,
             account: access.account.clone(),

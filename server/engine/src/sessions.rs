@@ -4,7 +4,7 @@
 //! Must never: keep a session for an address, account, password or certificate that was changed since.
 
 use async_trait::async_trait;
-use db::{DeviceId, FullReads};
+use db::{DeviceId, FullReads, Platform};
 use hypervisor::{HostError, Hypervisor};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// All that is needed to connect to a device.
 #[derive(Debug, Clone)]
 pub struct ConnectTarget {
+    /// What it runs.
+    pub platform: Platform,
     /// Name or address.
     pub host: String,
     /// Port.
@@ -30,13 +32,14 @@ pub struct ConnectTarget {
 
 impl ConnectTarget {
     fn same_as(&self, other: &Self) -> bool {
-        (&self.host, self.port, &self.account) == (&other.host, other.port, &other.account)
+        (self.platform, &self.host, self.port, &self.account)
+            == (other.platform, &other.host, other.port, &other.account)
             && (self.certificate_sha256, self.full_reads) == (other.certificate_sha256, other.full_reads)
             && self.password.expose_secret() == other.password.expose_secret()
     }
 }
 
-/// Connects to hosts. The server uses the ESXi driver; tests script their own.
+/// Connects to hosts. The server uses the driver of the platform; tests script their own.
 #[async_trait]
 pub trait Connector: Send + Sync {
     /// Signs in.

@@ -88,6 +88,7 @@ impl Simulated {
 
     pub fn access(&self) -> HostAccess {
         HostAccess {
+            platform: db::Platform::Esxi,
             host: "127.0.0.1".to_owned(),
             port: self.host.address().port(),
             account: "root".to_owned(),

@@ -6,7 +6,7 @@ mod faulty_folder;
 mod hosts;
 
 pub use faulty_folder::FaultyFolder;
-pub use hosts::{Simulated, frozen, machine, same_bytes};
+pub use hosts::{QuickConnector, Simulated, frozen, machine, same_bytes};
 
 use db::testing::TestDatabase;
 use db::{
@@ -16,10 +16,10 @@ use db::{
 use domain::SystemClock;
 use domain::job::JobState;
 use domain::machine::Quiesce;
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
-use engine::{Engine, EngineConfig, LocationOrder, Locations, RealLocations, RestoreOrder, Workers};
-use hosts::QuickConnector;
+use engine::{Connector, Engine, EngineConfig, LocationOrder, Locations, RealLocations, RestoreOrder, Workers};
 use secrecy::SecretString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,11 +48,21 @@ pub struct TaskSpec<'a> {
     pub method: Method,
     pub full_every: u32,
     pub keep: u32,
+    pub mode: Mode,
+    pub if_still_on: IfStillOn,
 }
 
 impl Default for TaskSpec<'_> {
     fn default() -> Self {
-        Self { name: "nightly", machines: &[], method: Method::Incremental, full_every: 0, keep: 100 }
+        Self {
+            name: "nightly",
+            machines: &[],
+            method: Method::Incremental,
+            full_every: 0,
+            keep: 100,
+            mode: Mode::Hot,
+            if_still_on: IfStillOn::Fail,
+        }
     }
 }
 
@@ -72,6 +82,10 @@ pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
         settle_pause: Duration::from_millis(50),
         cancel_grace: Duration::from_millis(500),
         snapshot_settle: Duration::ZERO,
+        shutdown_limit_max: Duration::from_secs(2),
+        shutdown_settle: Duration::ZERO,
+        shutdown_ask_every: Duration::from_millis(100),
+        power_on_pause: Duration::from_millis(50),
         stop_grace: Duration::from_secs(10),
         ..EngineConfig::new(data_dir, worker)
     }
@@ -85,9 +99,14 @@ impl Rig {
 
     /// With storage of the test's choice.
     pub async fn with_locations(locations: Arc<dyn Locations>) -> Self {
+        Self::with_parts(locations, Arc::new(QuickConnector)).await
+    }
+
+    /// With hosts of the test's choice as well.
+    pub async fn with_parts(locations: Arc<dyn Locations>, connector: Arc<dyn Connector>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let db = db::testing::database().await;
-        let engine = engine(db.database.clone(), &folder.path().join("data"), "one", locations);
+        let engine = engine(db.database.clone(), &folder.path().join("data"), "one", locations, connector);
         let events = db.events().await.expect("events");
         let workers = Some(Workers::start(&engine).await.expect("workers"));
         Self { folder, db, engine, workers, events }
@@ -98,14 +117,20 @@ impl Rig {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(data_dir).expect("the data folder");
         let db = db::testing::database_with(CredentialKey::load_or_create(data_dir).expect("a key")).await;
-        let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(RealLocations));
+        let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(RealLocations), Arc::new(QuickConnector));
         let events = db.events().await.expect("events");
         Self { folder, db, engine, workers: None, events }
     }
 
     /// A second server on the same database.
     pub async fn second(&self, worker: &str) -> (Engine, Workers) {
-        let engine = engine(self.db.second().await, &self.folder.path().join("data2"), worker, Arc::new(RealLocations));
+        let engine = engine(
+            self.db.second().await,
+            &self.folder.path().join("data2"),
+            worker,
+            Arc::new(RealLocations),
+            Arc::new(QuickConnector),
+        );
         let workers = Workers::start(&engine).await.expect("workers");
         (engine, workers)
     }
@@ -129,6 +154,7 @@ impl Rig {
         assert_eq!(sha256, access.certificate_sha256);
         let preflight = self.engine.preflight(&access).await.expect("a host");
         let device = NewDevice {
+            platform: access.platform,
             name: host.name.clone(),
             host: access.host,
             port: access.port,
@@ -191,6 +217,8 @@ impl Rig {
             method: spec.method,
             full_every: spec.full_every,
             quiesce: Quiesce::Prefer,
+            mode: spec.mode,
+            shutdown: Shutdown { limit_minutes: 1, if_still_on: spec.if_still_on },
             machines: spec.machines.to_vec(),
         };
         self.db.create_task(&input).await.expect("a task")
@@ -272,7 +300,13 @@ impl Rig {
     }
 }
 
-fn engine(db: Database, data_dir: &Path, worker: &str, locations: Arc<dyn Locations>) -> Engine {
+fn engine(
+    db: Database,
+    data_dir: &Path,
+    worker: &str,
+    locations: Arc<dyn Locations>,
+    connector: Arc<dyn Connector>,
+) -> Engine {
     let config = quick(data_dir.to_owned(), worker);
-    Engine::with_parts(db, config, Arc::new(SystemClock), Arc::new(QuickConnector), locations)
+    Engine::with_parts(db, config, Arc::new(SystemClock), connector, locations)
 }

@@ -3,7 +3,7 @@
 use super::guest::Guest;
 use crate::failure::Failure;
 use db::private_postgres::{PostgresOptions, PrivatePostgres};
-use db::{CredentialKey, Database, DeviceId, NewDevice, RepositoryId};
+use db::{CredentialKey, Database, DeviceId, NewDevice, Platform, RepositoryId};
 use engine::{Engine, EngineConfig, HostAccess, LocationOrder, Workers};
 use secrecy::SecretString;
 use simulators::esxi::{DiskContent, DiskSpec, HostConfig, MachineSpec, Power, SimulatedHost};
@@ -119,6 +119,7 @@ async fn start_host(work: &Path, name: &str, machines: Vec<MachineSpec>) -> Resu
 async fn add_device(db: &Database, engine: &Engine, name: &str, host: &SimulatedHost) -> Result<DeviceId, Failure> {
     let address = host.address();
     let access = HostAccess {
+        platform: Platform::Esxi,
         host: address.ip().to_string(),
         port: address.port(),
         account: "root".to_owned(),
@@ -127,6 +128,7 @@ async fn add_device(db: &Database, engine: &Engine, name: &str, host: &Simulated
     };
     let preflight = engine.preflight(&access).await.map_err(failed("The simulated host's preflight failed"))?;
     let new = NewDevice {
+        platform: access.platform,
         name: name.to_owned(),
         host: access.host,
         port: access.port,

@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use db::{JobId, Method, Point, PointId, RunId, Start, TaskId, TaskInput, VmId};
 use domain::job::JobState;
 use domain::machine::Quiesce;
+use domain::mode::{Mode, Shutdown};
 use domain::point::PointKind;
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -73,6 +74,8 @@ fn task_input(stage: &Stage, vm: VmId, keep: u32) -> TaskInput {
         method: Method::Incremental,
         full_every: 0,
         quiesce: Quiesce::Off,
+        mode: Mode::Hot,
+        shutdown: Shutdown::default(),
         machines: vec![vm],
     }
 }

@@ -2,13 +2,16 @@
 
 use crate::testing::TestDatabase;
 use crate::{
-    DeviceId, DiskInput, InventoryInput, Job, LeaseLimits, MachineInput, Method, NewDevice, NewRepository, Preflight,
-    RepositoryId, TaskId, TaskInput, VmId,
+    DeviceId, DiskInput, InventoryInput, Job, LeaseLimits, MachineInput, Method, NewDevice, NewPoint, NewRepository,
+    Platform, PointId, Preflight, RepositoryId, TaskId, TaskInput, VmId,
 };
 use domain::job::JobKind;
 use domain::machine::{Firmware, MachineConfig, PowerState, Quiesce};
+use domain::mode::{Mode, Shutdown};
+use domain::point::{ChangeMark, Consistency, PointKind};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -17,6 +20,7 @@ pub(super) const GIB: u64 = 1 << 30;
 
 pub(super) fn new_device(name: &str) -> NewDevice {
     NewDevice {
+        platform: Platform::Esxi,
         name: name.to_owned(),
         host: format!("{name}.test"),
         port: 443,
@@ -97,6 +101,8 @@ pub(super) fn task_input(name: &str, repository_id: RepositoryId, machines: &[Vm
         method: Method::Incremental,
         full_every: 7,
         quiesce: Quiesce::Prefer,
+        mode: Mode::Hot,
+        shutdown: Shutdown::default(),
         machines: machines.to_vec(),
     }
 }
@@ -104,6 +110,29 @@ pub(super) fn task_input(name: &str, repository_id: RepositoryId, machines: &[Vm
 pub(super) async fn task(db: &TestDatabase, name: &str, machines: &[VmId]) -> TaskId {
     let repository_id = repository(db).await;
     db.create_task(&task_input(name, repository_id, machines)).await.unwrap()
+}
+
+/// A point of the job's machine, made at that second.
+pub(super) fn point(job: &Job, point_id: PointId, second: i64, kind: PointKind) -> NewPoint {
+    NewPoint {
+        point_id,
+        repository_id: job.repository_id.unwrap(),
+        vm_id: job.vm_id,
+        task_id: None,
+        job_id: Some(job.job_id),
+        machine_name: "one-000".to_owned(),
+        machine_key: format!("{}/one-uuid-0", job.device_id.unwrap()),
+        taken_at: Timestamp::from_second(second).unwrap(),
+        kind,
+        consistency: Consistency::Crash,
+        size_bytes: GIB,
+        bytes_read: 2,
+        bytes_stored: 1,
+        config: config("one-000", "one-uuid-0"),
+        marks: vec![ChangeMark { disk_key: 2000, disk_uuid: None, capacity_bytes: GIB, token: format!("52 {second}") }],
+        warnings: vec!["careful".to_owned()],
+        simulated: true,
+    }
 }
 
 /// Leases the next backup or restore.

@@ -3,8 +3,8 @@
 use super::fixture::{self, GIB, machine, new_device};
 use crate::testing::database;
 use crate::{
-    Conflict, DatastoreInput, DeviceUpdate, Error, Event, FullReads, InventoryInput, NetworkInput, NewRepository,
-    Preflight, RepositoryId,
+    Conflict, DatastoreInput, DeviceUpdate, Error, Event, FullReads, InventoryInput, NetworkInput, NewDevice,
+    NewRepository, Platform, Preflight, RepositoryId,
 };
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
@@ -69,6 +69,15 @@ async fn a_device_is_added_once_and_changed() {
     let mut too_many = update("renamed", None);
     too_many.max_jobs = 0;
     assert!(matches!(db.update_device(device_id, &too_many).await, Err(Error::OutOfLimits { .. })));
+}
+
+#[tokio::test]
+async fn a_device_says_what_it_runs() {
+    let db = database().await;
+    let esxi = fixture::device(&db, "one").await;
+    let hyperv = db.insert_device(&NewDevice { platform: Platform::HyperV, ..new_device("two") }).await.unwrap();
+    assert_eq!(db.device(esxi).await.unwrap().platform, Platform::Esxi);
+    assert_eq!(db.device(hyperv).await.unwrap().platform, Platform::HyperV);
 }
 
 #[tokio::test]

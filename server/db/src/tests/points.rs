@@ -1,10 +1,9 @@
 //! The index of restore points.
 
-use super::fixture::{self, GIB, lease};
+use super::fixture::{self, lease};
 use crate::testing::{TestDatabase, database};
 use crate::{Error, Job, NewPoint, Outcome, PointId, RepositoryId, TaskId, VmId};
-use domain::point::{ChangeMark, Consistency, PointKind};
-use jiff::Timestamp;
+use domain::point::PointKind;
 use uuid::Uuid;
 
 struct Scene {
@@ -27,30 +26,8 @@ async fn scene() -> Scene {
 
 impl Scene {
     fn point(&self, second: i64, kind: PointKind) -> NewPoint {
-        NewPoint {
-            point_id: PointId(Uuid::new_v4()),
-            repository_id: self.repository_id,
-            vm_id: Some(self.vm_id),
-            task_id: Some(self.task_id),
-            job_id: Some(self.job.job_id),
-            machine_name: "one-000".to_owned(),
-            machine_key: format!("{}/one-uuid-0", self.job.device_id.unwrap()),
-            taken_at: Timestamp::from_second(second).unwrap(),
-            kind,
-            consistency: Consistency::Crash,
-            size_bytes: GIB,
-            bytes_read: 2,
-            bytes_stored: 1,
-            config: fixture::config("one-000", "one-uuid-0"),
-            marks: vec![ChangeMark {
-                disk_key: 2000,
-                disk_uuid: None,
-                capacity_bytes: GIB,
-                token: format!("52 {second}"),
-            }],
-            warnings: vec!["careful".to_owned()],
-            simulated: true,
-        }
+        let point = fixture::point(&self.job, PointId(Uuid::new_v4()), second, kind);
+        NewPoint { repository_id: self.repository_id, task_id: Some(self.task_id), ..point }
     }
 
     async fn add(&self, second: i64, kind: PointKind) -> PointId {
@@ -74,9 +51,15 @@ async fn a_point_is_kept_whole_and_the_newest_gives_its_marks() {
     assert_eq!((newest.taken_at, newest.kind, newest.consistency), (new.taken_at, new.kind, new.consistency));
     assert_eq!(db.points_of_machine(vm_id).await.unwrap().len(), 2);
     assert_eq!(db.points_of_repository(scene.repository_id).await.unwrap()[0], newest);
-    assert_eq!(db.incrementals_since_full(vm_id, scene.repository_id).await.unwrap(), 1);
-    scene.add(30, PointKind::Full).await;
-    assert_eq!(db.incrementals_since_full(vm_id, scene.repository_id).await.unwrap(), 0);
+    assert_eq!(db.points_since_full(vm_id, scene.repository_id).await.unwrap(), 1);
+    let full = scene.add(30, PointKind::Full).await;
+    assert_eq!(db.points_since_full(vm_id, scene.repository_id).await.unwrap(), 0);
+    scene.add(40, PointKind::Differential).await;
+    scene.add(50, PointKind::Differential).await;
+    assert_eq!(db.points_since_full(vm_id, scene.repository_id).await.unwrap(), 2);
+    assert_eq!(db.newest_full(vm_id, scene.repository_id).await.unwrap().unwrap().point_id, full);
+    db.mark_expiring(&[full]).await.unwrap();
+    assert_ne!(db.newest_full(vm_id, scene.repository_id).await.unwrap().unwrap().point_id, full, "it is about to go");
 }
 
 #[tokio::test]

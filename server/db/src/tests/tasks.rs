@@ -2,7 +2,8 @@
 
 use super::fixture::{self, task_input};
 use crate::testing::database;
-use crate::{Conflict, Error, Method, Start, VmId};
+use crate::{Conflict, Error, Method, Start, TaskInput, VmId};
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 use jiff::{Timestamp, ToSpan};
@@ -22,6 +23,7 @@ async fn a_task_keeps_what_was_decided() {
     let twice = db.create_task(&task_input("Nightly", repository_id, &machines)).await;
     assert!(matches!(twice, Err(Error::Conflict(Conflict::TaskName))));
     let task = db.task(task_id).await.unwrap();
+    assert_eq!((task.mode, task.shutdown()), (Mode::Hot, Shutdown::default()));
     assert_eq!(
         (task.schedule, task.retention, task.method),
         (daily(), Retention::KeepLast { count: 3 }, Method::Incremental)
@@ -29,12 +31,17 @@ async fn a_task_keeps_what_was_decided() {
     assert!(task.next_due_at.unwrap() > db.now().await.unwrap());
     assert_eq!(db.next_due_at().await.unwrap(), task.next_due_at);
 
-    input.method = Method::Full;
+    input.method = Method::Differential;
+    input.mode = Mode::ColdSnapshot;
+    input.shutdown = Shutdown { limit_minutes: 45, if_still_on: IfStillOn::PowerOff };
     input.schedule = Schedule::Manual;
     input.machines = vec![machines[2]];
     db.update_task(task_id, &input).await.unwrap();
     let task = db.task(task_id).await.unwrap();
-    assert_eq!((task.method, task.next_due_at), (Method::Full, None));
+    assert_eq!((task.method, task.next_due_at), (Method::Differential, None));
+    assert_eq!((task.mode, task.shutdown()), (Mode::ColdSnapshot, input.shutdown));
+    let too_long = TaskInput { shutdown: Shutdown { limit_minutes: 121, ..input.shutdown }, ..input.clone() };
+    assert!(matches!(db.update_task(task_id, &too_long).await, Err(Error::OutOfLimits { .. })));
     assert_eq!(db.task_machines(task_id).await.unwrap(), [machines[2]]);
     input.machines.push(VmId(i64::MAX));
     assert!(matches!(db.update_task(task_id, &input).await, Err(Error::NotFound { .. })));

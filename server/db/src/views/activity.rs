@@ -126,15 +126,18 @@ pub struct RunHead {
     pub finished_at: Option<Timestamp>,
     /// Where backups of the task go.
     pub repository: Option<String>,
-    /// `full` or `incremental`.
+    /// `full`, `incremental` or `differential`.
     pub method: Option<String>,
+    /// `hot`, `cold` or `cold_snapshot`.
+    pub mode: Option<String>,
 }
 
 /// Head of the run page.
 pub async fn run_head(db: &Database, run: RunId) -> Result<Option<RunHead>> {
     let head = sqlx::query_as(
         "select r.run_id, r.kind, r.task_id, coalesce(t.deleted_at is null and t.task_id is not null, false) as task_exists,
-                r.title, r.started_by, r.state, r.created_at, r.finished_at, p.name as repository, t.method
+                r.title, r.started_by, r.state, r.created_at, r.finished_at, p.name as repository, t.method,
+                t.mode
          from run r left join backup_task t using (task_id) left join repository p using (repository_id)
          where r.run_id = $1",
     )

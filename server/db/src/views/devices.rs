@@ -191,6 +191,7 @@ pub async fn device_page(db: &Database, device: DeviceId) -> Result<Option<Devic
                         and j.state in ('queued', 'running')) as syncing,
                 (select count(*) from host_change c left join job j using (job_id)
                  where c.device_id = d.device_id and c.state in ('intended', 'made', 'removing')
+                   and not (c.kind = 'power' and c.state = 'intended')
                    and not coalesce(j.state = 'running', false)) as left_behind
          from device d where d.device_id = $1",
     )

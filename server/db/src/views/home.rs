@@ -331,7 +331,7 @@ pub async fn days(db: &Database, since: Timestamp, time_zone: &str) -> Result<Ve
 /// What of ours is on hosts.
 #[derive(Debug, Clone, Default)]
 pub struct LeftBehind {
-    /// Snapshots and half-made machines of jobs that do not run any more.
+    /// Snapshots, half-made machines and machines that are off, of jobs that do not run any more.
     pub changes: i64,
     /// Devices that answered the last time.
     pub checked: i64,
@@ -343,7 +343,8 @@ pub struct LeftBehind {
 pub async fn left_behind(db: &Database) -> Result<LeftBehind> {
     let changes = sqlx::query_scalar(
         "select count(*) from host_change c left join job j using (job_id)
-         where c.state in ('intended', 'made', 'removing') and not coalesce(j.state = 'running', false)",
+         where c.state in ('intended', 'made', 'removing')
+                   and not (c.kind = 'power' and c.state = 'intended') and not coalesce(j.state = 'running', false)",
     )
     .fetch_one(&db.pool)
     .await?;

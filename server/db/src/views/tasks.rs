@@ -6,6 +6,7 @@ use crate::{Database, Result};
 use domain::finding::Finding;
 use domain::job::JobState;
 use domain::machine::PowerState;
+use domain::mode::{IfStillOn, Mode};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 use jiff::Timestamp;
@@ -27,12 +28,20 @@ pub struct TaskLine {
     /// What stays.
     #[sqlx(json)]
     pub retention: Retention,
-    /// `full` or `incremental`.
+    /// `full`, `incremental` or `differential`.
     pub method: String,
     /// A full every how many points; 0 = when it must be.
     pub full_every: i32,
     /// `prefer` or `off`.
     pub quiesce: String,
+    /// Whether machines run meanwhile.
+    #[sqlx(try_from = "Word")]
+    pub mode: Mode,
+    /// A guest gets so long to shut down, minutes.
+    pub shutdown_minutes: i32,
+    /// What happens to one that does not.
+    #[sqlx(try_from = "Word")]
+    pub if_still_on: IfStillOn,
     /// No run by schedule.
     pub paused: bool,
     /// Next run.
@@ -67,7 +76,7 @@ impl TaskLine {
 
 const QUERY: &str = "
     select t.task_id, t.name, t.repository_id, p.name as repository, t.schedule, t.retention, t.method, t.full_every,
-           t.quiesce, t.paused, t.next_due_at, coalesce(m.machines, 0) as machines,
+           t.quiesce, t.mode, t.shutdown_minutes, t.if_still_on, t.paused, t.next_due_at, coalesce(m.machines, 0) as machines,
            coalesce(m.simulated, false) as simulated,
            (select count(*) from restore_point o where o.task_id = t.task_id and o.expiring_since is null) as points,
            r.run_id as last_run, r.state as last_state, coalesce(r.finished_at, r.created_at) as last_at

@@ -3,7 +3,9 @@
 //! Owns: what a point says about itself. Must never: write the row first.
 
 use super::copy::Copied;
+use super::marks;
 use super::plan::{self, PlannedDisk};
+use super::power::Power;
 use super::prepare::Source;
 use super::snapshot::Held;
 use crate::context::JobContext;
@@ -18,17 +20,18 @@ pub async fn commit(
     ctx: &JobContext,
     source: &Source,
     held: &Held,
+    power: &Power,
     disks: &[PlannedDisk],
     copied: Copied,
 ) -> Result<CommittedPoint, JobError> {
-    let marks = match seal(ctx, source, held).await {
-        Ok(marks) => marks,
+    let sealed = match marks::seal(ctx, source, held, copied.id).await {
+        Ok(sealed) => sealed,
         Err(error) => {
             copied.writer.abandon().await;
             return Err(error);
         }
     };
-    let committed = copied.writer.commit(metadata(source, held, disks, marks)).await;
+    let committed = copied.writer.commit(metadata(source, held, power, disks, sealed.marks.clone())).await;
     let committed = committed.map_err(|error| errors::repository(&source.what, &error))?;
     let point = &committed.point;
     let row = NewPoint {
@@ -52,24 +55,17 @@ pub async fn commit(
     };
     // Without the row the point exists all the same: the next look at the repository adopts it.
     ctx.essential(ctx.core.db.insert_point(ctx.lease(), &row).await)?;
+    sealed.keep(ctx).await;
     Ok(committed)
 }
 
-/// What the next increment asks with. Without it the point is as good, but the next run reads everything.
-async fn seal(ctx: &JobContext, source: &Source, held: &Held) -> Result<Vec<ChangeMark>, JobError> {
-    ctx.check(&source.what)?;
-    match source.host.seal_snapshot(&source.machine.reference, &held.snapshot).await {
-        Ok(marks) => Ok(marks),
-        Err(error) => {
-            let cause = errors::chain(&error);
-            ctx.warn(&format!("The next backup will read everything: the change marks were not to be had ({cause})."))
-                .await;
-            Ok(Vec::new())
-        }
-    }
-}
-
-fn metadata(source: &Source, held: &Held, disks: &[PlannedDisk], marks: Vec<ChangeMark>) -> PointMetadata {
+fn metadata(
+    source: &Source,
+    held: &Held,
+    power: &Power,
+    disks: &[PlannedDisk],
+    marks: Vec<ChangeMark>,
+) -> PointMetadata {
     let fallbacks = disks.iter().filter_map(|disk| {
         disk.plan.fallback.as_ref().map(|cause| format!("{}: all of it was read, because {cause}.", disk.title()))
     });
@@ -79,9 +75,9 @@ fn metadata(source: &Source, held: &Held, disks: &[PlannedDisk], marks: Vec<Chan
         machine: held.snapshot.config.clone(),
         taken_at: held.taken_at,
         kind: plan::point_kind(disks),
-        consistency: held.snapshot.consistency,
+        consistency: power.consistency.unwrap_or(held.snapshot.consistency),
         marks,
-        warnings: held.snapshot.warnings.iter().cloned().chain(fallbacks).collect(),
+        warnings: power.warnings.iter().chain(&held.snapshot.warnings).cloned().chain(fallbacks).collect(),
         task: Some(source.task_name.clone()),
         predecessor: source.predecessor,
     }

@@ -1,12 +1,14 @@
-//! The backup of one machine: prepare → snapshot → plan → copy → commit → remove snapshot → retain.
+//! The backup of one machine: prepare → shut down → snapshot → plan → copy → commit → remove snapshot → switch on → retain.
 //!
-//! Owns: the order, and that the snapshot goes whatever happened in between.
+//! Owns: the order, and that the snapshot goes and the machine runs again whatever happened in between.
 //! Must never: show a point before its manifest is in the repository, or leave a change on the host that the journal
 //! does not hold. Read next: the modules in the order of the steps.
 
 mod commit;
 mod copy;
+mod marks;
 mod plan;
+mod power;
 mod prepare;
 mod retain;
 mod snapshot;
@@ -16,7 +18,9 @@ pub use retain::remove_expiring;
 use crate::context::JobContext;
 use crate::words;
 use db::Outcome;
-use domain::job::JobError;
+use domain::job::{JobError, LogLevel};
+use domain::mode::Mode;
+use power::Power;
 use prepare::Source;
 use repository::CommittedPoint;
 use serde_json::json;
@@ -24,32 +28,59 @@ use snapshot::Held;
 
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
-    let source = ctx.unless_stopped(prepare::prepare(ctx)).await?;
-    snapshot::activate_tracking(ctx, &source).await?;
-    let held = snapshot::take(ctx, &source).await?;
-    let made = make_point(ctx, &source, &held).await;
-    let removed = snapshot::remove(ctx, &source, held).await;
-    let point = made?;
-    if let Err(error) = removed {
-        ctx.warn(&format!("{} {} The server goes on trying.", error.what, error.why)).await;
+    let mut source = ctx.unless_stopped(prepare::prepare(ctx)).await?;
+    let mut power = Power::default();
+    let made = with_snapshot(ctx, &mut source, &mut power).await;
+    // Before anything is said about the backup: a machine that stays off is worse than one without a point.
+    if let Err(error) = power.wake(ctx, &source).await {
+        if let Err(first) = &made {
+            ctx.log(LogLevel::Error, &first.to_string()).await;
+        }
+        return Err(error);
     }
+    let point = made?;
     retain::retain(ctx, &source).await;
+    marks::let_go(ctx, &source).await;
     Ok(ctx.done(json!({
         "point_id": point.point.id,
         "kind": point.point.kind,
+        "consistency": point.point.consistency,
         "bytes_read": point.bytes_read,
         "bytes_stored": point.bytes_stored,
     })))
 }
 
+/// Everything between the shutdown of the machine and its start.
+async fn with_snapshot(ctx: &JobContext, source: &mut Source, power: &mut Power) -> Result<CommittedPoint, JobError> {
+    power.rest(ctx, source).await?;
+    snapshot::activate_tracking(ctx, source).await?;
+    let held = snapshot::take(ctx, source).await?;
+    let made = make_point(ctx, source, power, &held).await;
+    let removed = snapshot::remove(ctx, source, held).await;
+    let point = made?;
+    if let Err(error) = removed {
+        ctx.warn(&format!("{} {} The server goes on trying.", error.what, error.why)).await;
+    }
+    Ok(point)
+}
+
 /// Everything that needs the snapshot.
-async fn make_point(ctx: &JobContext, source: &Source, held: &Held) -> Result<CommittedPoint, JobError> {
+async fn make_point(
+    ctx: &JobContext,
+    source: &Source,
+    power: &mut Power,
+    held: &Held,
+) -> Result<CommittedPoint, JobError> {
+    power.compare(ctx, held.snapshot.consistency).await;
+    if source.mode == Mode::ColdSnapshot {
+        power.wake_early(ctx, source).await?;
+    }
     ctx.phase("Finding out what to read").await;
     let disks = ctx.unless_stopped(plan::plan_disks(ctx, source, held)).await?;
     ctx.phase("Copying").await;
     let copied = copy::copy(ctx, source, &disks).await?;
     ctx.phase("Committing the restore point").await;
-    let point = commit::commit(ctx, source, held, &disks, copied).await?;
+    let point = commit::commit(ctx, source, held, power, &disks, copied).await?;
     ctx.info(&format!(
         "Restore point committed: {} read, {} stored.",
         words::bytes(point.bytes_read),

@@ -20,7 +20,7 @@ const AREA_GRID_BYTES: u64 = 4096;
 /// Areas that lie closer are read in one request: a request costs more than these bytes.
 const MAX_GAP_BYTES: u64 = 64 * 1024;
 
-/// The point an increment builds on: the newest of this machine in this repository.
+/// The point that is built on: the newest of this machine in this repository, or its newest full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     /// Its id.
@@ -40,8 +40,10 @@ pub enum Wish {
     FullByCount,
     /// No point of this machine in the repository yet.
     First,
-    /// An increment on this base.
-    Incremental(Base),
+    /// A differential, but retention has removed the last full. That is the rule, and no loss.
+    NoFullKept,
+    /// What changed since this base, for a point of this kind.
+    Since(PointKind, Base),
     /// An increment, but the point it would build on cannot be used, with the cause.
     BaseLost(String),
 }
@@ -53,7 +55,7 @@ pub struct DiskPlan {
     pub read: ReadPlan,
     /// Bytes to read from the host, as far as is known before chunk borders widen them.
     pub planned_bytes: u64,
-    /// Full or incremental for this disk.
+    /// What is read of this disk.
     pub kind: PointKind,
     /// Why a full although an increment was wished: the operator reads it as a warning.
     pub fallback: Option<String>,
@@ -96,11 +98,26 @@ pub async fn plan_disks(ctx: &JobContext, source: &Source, held: &Held) -> Resul
             )
         })?;
         let plan = plan_disk(config, reader.as_ref(), &source.wish).await.map_err(host_error)?;
-        let disk = PlannedDisk { config: config.clone(), reader: Arc::clone(reader), plan, number: index + 1 };
-        announce(ctx, source, &disk).await;
-        disks.push(disk);
+        disks.push(PlannedDisk { config: config.clone(), reader: Arc::clone(reader), plan, number: index + 1 });
+    }
+    one_full_for_all(&source.wish, &mut disks).await.map_err(host_error)?;
+    for disk in &disks {
+        announce(ctx, source, disk).await;
     }
     Ok(disks)
+}
+
+/// Differentials build on one full of all disks. When one disk has to be read as a whole they all are, or that disk would
+/// be until the next full.
+async fn one_full_for_all(wish: &Wish, disks: &mut [PlannedDisk]) -> Result<(), HostError> {
+    let whole = disks.iter().find(|disk| disk.plan.kind == PointKind::Full).map(PlannedDisk::title);
+    if let (Wish::Since(PointKind::Differential, _), Some(title)) = (wish, whole) {
+        for disk in disks.iter_mut().filter(|disk| disk.plan.kind != PointKind::Full) {
+            let cause = format!("{title} has to be, and differentials build on one full of all disks");
+            disk.plan = full(disk.reader.as_ref(), Some(cause)).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn announce(ctx: &JobContext, source: &Source, disk: &PlannedDisk) {
@@ -111,8 +128,9 @@ async fn announce(ctx: &JobContext, source: &Source, disk: &PlannedDisk) {
     }
     let planned = words::bytes(plan.planned_bytes);
     let text = match (&plan.read, &source.wish) {
-        (ReadPlan::Changed { .. }, Wish::Incremental(base)) => {
-            format!("{title}: reading {planned} of {size} that changed since {}.", words::moment(base.taken_at))
+        (ReadPlan::Changed { .. }, Wish::Since(kind, base)) => {
+            let full = if *kind == PointKind::Differential { "the last full, of " } else { "" };
+            format!("{title}: reading {planned} of {size} that changed since {full}{}.", words::moment(base.taken_at))
         }
         (ReadPlan::Changed { .. }, _) => format!("{title}: reading {planned} of {size} that changed."),
         (ReadPlan::Allocated(_), _) => format!("{title}: reading {planned} of {size} that are in use."),
@@ -127,35 +145,37 @@ async fn announce(ctx: &JobContext, source: &Source, disk: &PlannedDisk) {
 /// Decides for one disk. `config` is the disk's definition in the snapshot.
 pub async fn plan_disk(disk: &DiskConfig, reader: &dyn DiskReader, wish: &Wish) -> Result<DiskPlan, HostError> {
     let fallback = match wish {
-        Wish::Incremental(base) => match usable_mark(disk, reader, base) {
+        Wish::Since(kind, base) => match usable_mark(disk, reader, *kind, base) {
             Ok(mark) => match reader.changed_since(mark).await? {
-                Areas::Known(areas) => return Ok(changed(base, &areas, reader.size_bytes())),
+                Areas::Known(areas) => return Ok(changed(*kind, base, &areas, reader.size_bytes())),
                 Areas::Unknown(cause) => Some(cause),
             },
             Err(cause) => Some(cause),
         },
         Wish::BaseLost(cause) => Some(cause.clone()),
-        Wish::FullByMethod | Wish::FullByCount | Wish::First => None,
+        Wish::FullByMethod | Wish::FullByCount | Wish::First | Wish::NoFullKept => None,
     };
     full(reader, fallback).await
 }
 
-/// A point is incremental when at least one of its disks was read so.
+/// A point is full when all of its disks were read so.
 pub fn point_kind(disks: &[PlannedDisk]) -> PointKind {
-    if disks.iter().any(|disk| disk.plan.kind == PointKind::Incremental) {
-        PointKind::Incremental
-    } else {
-        PointKind::Full
-    }
+    disks.iter().map(|disk| disk.plan.kind).find(|kind| *kind != PointKind::Full).unwrap_or(PointKind::Full)
 }
 
-fn usable_mark<'a>(disk: &DiskConfig, reader: &dyn DiskReader, base: &'a Base) -> Result<&'a ChangeMark, String> {
+fn usable_mark<'a>(
+    disk: &DiskConfig,
+    reader: &dyn DiskReader,
+    kind: PointKind,
+    base: &'a Base,
+) -> Result<&'a ChangeMark, String> {
+    let point = if kind == PointKind::Differential { "the last full" } else { "the point before" };
     let size = reader.size_bytes();
     let Some(mark) = base.marks.iter().find(|mark| mark.disk_key == disk.key) else {
-        return Err("the point before holds no change mark of this disk".to_owned());
+        return Err(format!("{point} holds no change mark of this disk"));
     };
     if mark.disk_uuid != disk.uuid {
-        return Err("it is another disk than in the point before".to_owned());
+        return Err(format!("it is another disk than in {point}"));
     }
     if mark.capacity_bytes != size {
         return Err(format!(
@@ -170,12 +190,12 @@ fn usable_mark<'a>(disk: &DiskConfig, reader: &dyn DiskReader, base: &'a Base) -
     Ok(mark)
 }
 
-fn changed(base: &Base, areas: &[Extent], size: u64) -> DiskPlan {
+fn changed(kind: PointKind, base: &Base, areas: &[Extent], size: u64) -> DiskPlan {
     let areas = extent::coalesce(areas, AREA_GRID_BYTES, MAX_GAP_BYTES, size);
     DiskPlan {
         planned_bytes: extent::total_bytes(&areas),
         read: ReadPlan::Changed { base: base.point_id, areas },
-        kind: PointKind::Incremental,
+        kind,
         fallback: None,
         note: None,
     }
@@ -239,7 +259,7 @@ mod tests {
 
     fn base(marks: Vec<ChangeMark>) -> Wish {
         let point_id = PointId("018f3c1e-0000-7000-8000-000000000001".parse().unwrap());
-        Wish::Incremental(Base { point_id, taken_at: Timestamp::UNIX_EPOCH, marks })
+        Wish::Since(PointKind::Incremental, Base { point_id, taken_at: Timestamp::UNIX_EPOCH, marks })
     }
 
     fn disk() -> DiskConfig {
@@ -299,10 +319,32 @@ mod tests {
     #[tokio::test]
     async fn a_wished_full_is_no_fallback_and_reads_everything_where_the_host_cannot_tell() {
         let silent = Scripted { allocated: Areas::Unknown("an NFS datastore".to_owned()), ..host() };
-        for wish in [Wish::First, Wish::FullByMethod, Wish::FullByCount] {
+        for wish in [Wish::First, Wish::FullByMethod, Wish::FullByCount, Wish::NoFullKept] {
             let plan = plan(&disk(), &silent, &wish).await;
             assert_eq!((plan.read, plan.planned_bytes, plan.fallback), (ReadPlan::Everything, SIZE, None));
             assert_eq!(plan.note.as_deref(), Some("an NFS datastore"));
         }
+    }
+
+    #[tokio::test]
+    async fn differentials_read_all_disks_or_none_as_a_whole() {
+        let Wish::Since(_, base) = base(vec![mark(SIZE)]) else { panic!("a base") };
+        let disks = async |wish: &Wish, second: Scripted| {
+            let mut disks = Vec::new();
+            for (reader, number) in [host(), second].into_iter().zip(1..) {
+                let plan = plan(&disk(), &reader, wish).await;
+                disks.push(PlannedDisk { config: disk(), reader: Arc::new(reader), plan, number });
+            }
+            one_full_for_all(wish, &mut disks).await.unwrap();
+            disks
+        };
+        let differential = Wish::Since(PointKind::Differential, base.clone());
+        assert_eq!(point_kind(&disks(&differential, host()).await), PointKind::Differential);
+        let inactive = || Scripted { active: false, ..host() };
+        let planned = disks(&differential, inactive()).await;
+        assert_eq!(point_kind(&planned), PointKind::Full);
+        assert!(planned[0].plan.fallback.as_ref().is_some_and(|cause| cause.contains("Disk 2")), "it says which");
+        let planned = disks(&Wish::Since(PointKind::Incremental, base), inactive()).await;
+        assert_eq!(point_kind(&planned), PointKind::Incremental, "an increment builds on the newest, disk by disk");
     }
 }

@@ -7,14 +7,17 @@ use super::plan::{Base, Wish};
 use crate::context::JobContext;
 use crate::reconcile::undo::{self, Undone};
 use crate::{errors, words};
-use db::{Change, Device, DeviceId, Machine, Method, RepositoryId, Task, TaskId, VmId};
+use db::{Change, ChangeKind, Device, DeviceId, Machine, Method, NewChange, Point, RepositoryId, Task, TaskId, VmId};
 use domain::finding::Severity;
-use domain::job::JobError;
+use domain::job::{Disposition, JobError};
 use domain::machine::Quiesce;
+use domain::mode::{Mode, Shutdown};
+use domain::point::PointKind;
 use domain::retention::Retention;
 use hypervisor::{ErrorKind, Hypervisor, MachineInfo, MachineRef};
 use repository::{PointId, Repository};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What is backed up, from where to where.
@@ -31,7 +34,10 @@ pub struct Source {
     pub task_name: String,
     pub retention: Retention,
     pub quiesce: Quiesce,
-    /// The method is incremental: a host that cannot track changes is worth a warning.
+    /// Whether the machine runs meanwhile.
+    pub mode: Mode,
+    pub shutdown: Shutdown,
+    /// The method reads only what changed: a host that cannot track changes is worth a warning.
     pub wants_increments: bool,
     pub host: Arc<dyn Hypervisor>,
     pub machine: MachineInfo,
@@ -42,6 +48,20 @@ pub struct Source {
     /// The machine's newest whole point, whatever is read.
     pub predecessor: Option<PointId>,
     pub wish: Wish,
+}
+
+impl Source {
+    /// A change of this machine, for the journal.
+    pub fn change(&self, kind: ChangeKind, token: String, settles_after: Option<Duration>) -> NewChange {
+        NewChange {
+            device_id: self.device_id,
+            vm_id: Some(self.vm_id),
+            kind,
+            token,
+            machine_ref: Some(self.machine.reference.0.clone()),
+            settles_after,
+        }
+    }
 }
 
 /// Reads and checks all of it.
@@ -59,9 +79,13 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     if machine.config.name != row.name {
         ctx.info(&format!("The machine is called “{}” now, before “{}”.", machine.config.name, row.name)).await;
     }
-    let history = history(ctx, &what, &row, &repository, task.repository_id).await?;
+    let history = history(ctx, &what, &row, &repository, &task).await?;
     let wish = wish(&task, &history);
+    if wish == Wish::NoFullKept {
+        ctx.info("Retention has removed the last full, so a new one is read.").await;
+    }
     Ok(Source {
+        shutdown: task.shutdown(),
         what,
         name: machine.config.name.clone(),
         vm_id: row.vm_id,
@@ -72,7 +96,8 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
         task_name: task.name,
         retention: task.retention,
         quiesce: task.quiesce,
-        wants_increments: task.method == Method::Incremental,
+        mode: task.mode,
+        wants_increments: task.method != Method::Full,
         host,
         machine_key: format!("{}/{}", device.device_id, row.instance_uuid),
         machine,
@@ -96,13 +121,18 @@ async fn rows(ctx: &JobContext) -> Result<(Task, Machine, Device), JobError> {
 /// What a dead job of this machine left goes first: a second snapshot beside it could not be consolidated safely.
 async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Machine) -> Result<(), JobError> {
     let open = ctx.core.db.open_changes(row.device_id).await.map_err(|error| errors::database(what, &error))?;
-    for change in open.iter().filter(|change| change.vm_id == Some(row.vm_id) && !change.owner_alive) {
-        undo_when_it_appears(ctx, what, host, change).await?;
+    let own = open.iter().filter(|change| change.vm_id == Some(row.vm_id) && !change.owner_alive);
+    let mut failed = None;
+    // All of it, whatever fails: a snapshot that cannot go is no reason to leave a machine off.
+    for change in undo::in_order(own) {
+        if let Err(error) = undo_when_it_appears(ctx, what, host, change).await {
+            failed.get_or_insert(error);
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-/// A host goes on with a snapshot whose caller has died: it is awaited for a while, then left to the reconciler.
+/// A host goes on with a task whose caller has died: its end is awaited for a while, then left to the reconciler.
 async fn undo_when_it_appears(
     ctx: &JobContext,
     what: &str,
@@ -111,18 +141,32 @@ async fn undo_when_it_appears(
 ) -> Result<(), JobError> {
     let deadline = Instant::now() + ctx.config().appear_wait;
     loop {
-        match undo::undo(&ctx.core, host, change).await? {
-            Undone::Removed => {
-                ctx.info("Removed the snapshot that an earlier, broken-off attempt left on the host.").await;
-                return Ok(());
+        let undone = undo::undo(&ctx.core, host, change).await;
+        let again = match &undone {
+            // A guest that may shut down late is watched by the reconciler.
+            Ok(Undone::MayAppear) => change.kind != ChangeKind::Power,
+            Ok(_) => false,
+            // The host may be switching the machine on just now, by a task that its caller did not live to see.
+            Err(error) => change.kind == ChangeKind::Power && error.disposition == Disposition::Retry,
+        };
+        if !again || Instant::now() >= deadline {
+            if undone? == Undone::Removed {
+                ctx.info(undone_text(change.kind)).await;
             }
-            Undone::MayAppear if Instant::now() < deadline => {
-                ctx.phase("Waiting for what a broken-off attempt began").await;
-                ctx.check(what)?;
-                tokio::time::sleep(ctx.config().appear_look_every).await;
-            }
-            Undone::Absent | Undone::MayAppear => return Ok(()),
+            return Ok(());
         }
+        ctx.phase("Waiting for what a broken-off attempt began").await;
+        ctx.check(what)?;
+        tokio::time::sleep(ctx.config().appear_look_every).await;
+    }
+}
+
+const fn undone_text(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Snapshot => "Removed the snapshot that an earlier, broken-off attempt left on the host.",
+        ChangeKind::Power => "Switched the machine on, which an earlier, broken-off attempt had shut down.",
+        ChangeKind::Marks => "Let go of the change marks of an earlier, broken-off attempt.",
+        ChangeKind::Import => "Removed what an earlier, broken-off attempt left on the host.",
     }
 }
 
@@ -174,12 +218,15 @@ async fn refuse_foreign_snapshot(what: &str, host: &dyn Hypervisor, machine: &Ma
     }
 }
 
-/// The machine's points in this repository, newest first, as far as a decision needs them.
+/// The machine's points in this repository, as far as a decision needs them.
 struct History {
+    /// The newest one.
     newest: Option<Base>,
-    /// Why the newest row cannot be built on.
+    /// What the method builds on: the newest, or for a differential the newest full.
+    base: Option<Base>,
+    /// Why its row cannot be built on.
     lost: Option<String>,
-    /// Increments since the last full.
+    /// Points since the last full.
     since_full: u32,
 }
 
@@ -188,35 +235,51 @@ async fn history(
     what: &str,
     row: &Machine,
     repository: &Repository,
-    repository_id: RepositoryId,
+    task: &Task,
 ) -> Result<History, JobError> {
-    let db = &ctx.core.db;
+    let (db, id) = (&ctx.core.db, task.repository_id);
     let database = |error| errors::database(what, &error);
-    let since_full = db.incrementals_since_full(row.vm_id, repository_id).await.map_err(database)?;
-    let Some(newest) = db.newest_point(row.vm_id, repository_id).await.map_err(database)? else {
-        return Ok(History { newest: None, lost: None, since_full });
-    };
-    let id = PointId(newest.point_id.0);
+    let since_full = db.points_since_full(row.vm_id, id).await.map_err(database)?;
+    let newest = db.newest_point(row.vm_id, id).await.map_err(database)?;
+    let (newest, mut lost) = readable(what, repository, newest, "the point before").await?;
+    let mut base = newest.clone();
+    if task.method == Method::Differential {
+        let full = db.newest_full(row.vm_id, id).await.map_err(database)?;
+        (base, lost) = readable(what, repository, full, "the last full").await?;
+    }
+    Ok(History { newest, base, lost, since_full })
+}
+
+/// The point of a row, or why it cannot be built on.
+async fn readable(
+    what: &str,
+    repository: &Repository,
+    row: Option<Point>,
+    name: &str,
+) -> Result<(Option<Base>, Option<String>), JobError> {
+    let Some(row) = row else { return Ok((None, None)) };
+    let id = PointId(row.point_id.0);
     match repository.point(id).await {
-        Ok(_) => {
-            let base = Base { point_id: id, taken_at: newest.taken_at, marks: newest.marks };
-            Ok(History { newest: Some(base), lost: None, since_full })
-        }
+        Ok(_) => Ok((Some(Base { point_id: id, taken_at: row.taken_at, marks: row.marks }), None)),
         Err(error) if error.is_damage() || matches!(error, repository::Error::NoSuchPoint(_)) => {
-            let taken = words::moment(newest.taken_at);
-            let lost = format!("the point before, of {taken}, cannot be read ({})", errors::chain(&error));
-            Ok(History { newest: None, lost: Some(lost), since_full })
+            let (taken, cause) = (words::moment(row.taken_at), errors::chain(&error));
+            Ok((None, Some(format!("{name}, of {taken}, cannot be read ({cause})"))))
         }
         Err(error) => Err(errors::repository(what, &error)),
     }
 }
 
 fn wish(task: &Task, history: &History) -> Wish {
-    match (&history.newest, &history.lost) {
-        _ if task.method == Method::Full => Wish::FullByMethod,
+    let kind = match task.method {
+        Method::Full => return Wish::FullByMethod,
+        Method::Incremental => PointKind::Incremental,
+        Method::Differential => PointKind::Differential,
+    };
+    match (&history.base, &history.lost) {
+        (None, None) if history.newest.is_some() => Wish::NoFullKept,
         (None, None) => Wish::First,
         _ if task.full_every > 0 && history.since_full + 1 >= task.full_every => Wish::FullByCount,
         (None, Some(cause)) => Wish::BaseLost(cause.clone()),
-        (Some(base), _) => Wish::Incremental(base.clone()),
+        (Some(base), _) => Wish::Since(kind, base.clone()),
     }
 }

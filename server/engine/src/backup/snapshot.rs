@@ -6,7 +6,7 @@
 use super::prepare::Source;
 use crate::context::JobContext;
 use crate::{errors, words};
-use db::ChangeId;
+use db::{ChangeId, ChangeKind};
 use domain::job::JobError;
 use domain::machine::PowerState;
 use domain::point::Consistency;
@@ -55,7 +55,7 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
     ctx.check(&source.what)?;
     let name = format!("{OWN_SNAPSHOT_PREFIX}{}-{}", ctx.job.job_id, uuid::Uuid::new_v4().simple());
     let machine = &source.machine.reference;
-    let change_id = ctx.journal_snapshot(source.device_id, source.vm_id, &name, machine).await?;
+    let change_id = ctx.journal(&source.change(ChangeKind::Snapshot, name.clone(), None)).await?;
     let request = SnapshotRequest {
         name,
         description: "Made by Stillframe for a backup. It is removed when the backup ends.".to_owned(),
@@ -72,7 +72,7 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
     match made {
         Ok(snapshot) => {
             let held = Held { snapshot, taken_at, change_id };
-            if let Err(error) = ctx.journal_made(change_id, &held.snapshot.reference.0).await {
+            if let Err(error) = ctx.journal_made(change_id, Some(&held.snapshot.reference.0)).await {
                 // The lease is lost or the database is gone: what we made, we remove.
                 let _ = remove(ctx, source, held).await;
                 return Err(error);

@@ -22,14 +22,14 @@ pub async fn reconcile(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome,
     }
     let host = ctx.core.host(&what, &device).await?;
     let (mut removed, mut waiting, mut last_error) = (0, 0, None);
-    for change in &open {
+    for change in undo::in_order(open.iter().copied()) {
         ctx.check(&what)?;
         match undo::undo(&ctx.core, host.as_ref(), change).await {
             Ok(Undone::Removed) => {
                 removed += 1;
-                ctx.info(&format!("Removed {}.", change.token)).await;
+                ctx.info(&undo::undone_text(change)).await;
             }
-            Ok(Undone::Absent) => {}
+            Ok(Undone::Absent | Undone::Kept) => {}
             Ok(Undone::MayAppear) => waiting += 1,
             Err(error) => last_error = Some(error),
         }

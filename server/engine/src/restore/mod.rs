@@ -9,7 +9,7 @@ mod write;
 use crate::context::JobContext;
 use crate::errors;
 use crate::progress::Tally;
-use db::{ChangeId, Outcome};
+use db::{ChangeId, ChangeKind, NewChange, Outcome};
 use domain::job::JobError;
 use hypervisor::{MachineRef, RestoreRequest, RestoreTarget};
 use prepare::Plan;
@@ -63,7 +63,15 @@ async fn restore(ctx: &JobContext, plan: &Plan) -> Result<Outcome, JobError> {
 
     ctx.phase("Defining the machine").await;
     let token = Uuid::new_v4().simple().to_string();
-    let change = ctx.journal_import(plan.device_id, &token).await?;
+    let change = NewChange {
+        device_id: plan.device_id,
+        vm_id: None,
+        kind: ChangeKind::Import,
+        token: token.clone(),
+        machine_ref: None,
+        settles_after: None,
+    };
+    let change = ctx.journal(&change).await?;
     let mut target = match plan.host.create_target(&request(plan, &token)).await {
         Ok(target) => target,
         Err(error) => {
@@ -72,7 +80,7 @@ async fn restore(ctx: &JobContext, plan: &Plan) -> Result<Outcome, JobError> {
         }
     };
     if let Some(machine) = target.machine()
-        && let Err(error) = ctx.journal_made(change, &machine.0).await
+        && let Err(error) = ctx.journal_made(change, Some(&machine.0)).await
     {
         abandon(ctx, plan, target, &token, change).await;
         return Err(error);

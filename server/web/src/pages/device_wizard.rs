@@ -12,17 +12,28 @@ use crate::state::App;
 use crate::ui;
 use askama::Template;
 use axum::extract::{Path, State};
-use db::{DraftId, DraftKind, NewDevice};
+use db::{DraftId, DraftKind, NewDevice, Platform};
 use domain::finding::Severity;
 use domain::job::{JobError, JobKind};
 use serde::{Deserialize, Serialize};
 
-/// Port of ESXi's API.
-const PORT_DEFAULT: u16 = 443;
+/// Platforms that may be added, the first by default. A new one is offered to operators by its place in this list; the page
+/// then shows the choice. Its driver is chosen in the engine's `drivers.rs`.
+pub(super) const OFFERED: [Platform; 1] = [Platform::Esxi];
+
+/// Port of a platform's API over TLS.
+const fn default_port(platform: Platform) -> u16 {
+    match platform {
+        Platform::Esxi => 443,
+        Platform::HyperV => 5986,
+    }
+}
 
 /// Answers so far. No password.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Answers {
+    #[serde(default)]
+    platform: Platform,
     name: String,
     host: String,
     port: String,
@@ -65,7 +76,8 @@ async fn shell(app: &App, session: &Session) -> Result<Shell> {
 
 /// `GET /devices/new`
 pub async fn address(State(app): State<App>, session: Session, fields: Fields) -> Result {
-    let mut answers = Answers { port: PORT_DEFAULT.to_string(), ..Answers::default() };
+    let platform = OFFERED[0];
+    let mut answers = Answers { platform, port: default_port(platform).to_string(), ..Answers::default() };
     if let Ok(id) = fields.get("draft").parse::<DraftId>() {
         answers = load(&app, &session, id).await?;
     }
@@ -74,7 +86,9 @@ pub async fn address(State(app): State<App>, session: Session, fields: Fields) -
 
 /// `POST /devices/new`
 pub async fn probe(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    let wanted = fields.get("platform");
     let mut answers = Answers {
+        platform: OFFERED.into_iter().find(|platform| platform.as_str() == wanted).unwrap_or(OFFERED[0]),
         name: fields.get("name").to_owned(),
         host: fields.get("host").to_owned(),
         port: fields.get("port").to_owned(),
@@ -143,7 +157,14 @@ fn access(app: &App, draft: DraftId, answers: &Answers, certificate_sha256: [u8;
     let again = || format!("/devices/new?draft={draft}");
     let password = app.pending.get(draft.0, app.now()).ok_or_else(again)?;
     let port = answers.port.parse().map_err(|_| again())?;
-    Ok(HostAccess { host: answers.host.clone(), port, account: answers.account.clone(), password, certificate_sha256 })
+    Ok(HostAccess {
+        platform: answers.platform,
+        host: answers.host.clone(),
+        port,
+        account: answers.account.clone(),
+        password,
+        certificate_sha256,
+    })
 }
 
 /// `POST /devices/new/{draft}/save`
@@ -163,6 +184,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(draft): Path<Dr
         }
     };
     let new = NewDevice {
+        platform: access.platform,
         name: answers.name.clone(),
         host: access.host,
         port: access.port,
@@ -187,6 +209,18 @@ pub async fn save(State(app): State<App>, session: Session, Path(draft): Path<Dr
     app.db().enqueue_housekeeping(JobKind::Inventory, device).await?;
     record(&app, &session, "device.added", &new.name, &new.host).await?;
     go(format!("/devices/{device}?said=device-added"))
+}
+
+/// To choose from; none when there is no choice.
+fn platforms() -> Vec<(Platform, &'static str)> {
+    let word = |platform| match platform {
+        Platform::Esxi => "VMware ESXi",
+        Platform::HyperV => "Microsoft Hyper-V",
+    };
+    if OFFERED.len() < 2 {
+        return Vec::new();
+    }
+    OFFERED.into_iter().map(|platform| (platform, word(platform))).collect()
 }
 
 impl ResultStep {

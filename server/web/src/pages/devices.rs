@@ -12,7 +12,7 @@ use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, DeviceLine, DevicePage};
-use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice};
+use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice, Platform};
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
 use domain::machine::PowerState;
@@ -124,6 +124,7 @@ pub async fn add_simulated(State(app): State<App>, session: Session) -> Result {
         }
     };
     let new = NewDevice {
+        platform: Platform::Esxi,
         name: host.name,
         host: host.host,
         port: host.port,

@@ -239,6 +239,7 @@ impl Point {
         match self.point.line.kind {
             domain::point::PointKind::Full => "Full",
             domain::point::PointKind::Incremental => "Incremental",
+            domain::point::PointKind::Differential => "Differential",
         }
     }
 

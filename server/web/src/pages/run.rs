@@ -1,6 +1,7 @@
 //! One run: live progress by bytes, each machine with its disks, the log beside it.
 
 use super::devices::record;
+use super::tasks::method_word;
 use super::{go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -288,8 +289,12 @@ impl RunPage {
         };
         let what = match (&run.kind, &run.method, &run.repository) {
             (RunKind::Backup, Some(method), Some(repository)) => {
-                let method = if method == "full" { "Full" } else { "Incremental" };
-                format!(" {method}, hot, to {}.", ui::escape(repository))
+                let mode = match run.mode.as_deref() {
+                    Some("cold") => "cold",
+                    Some("cold_snapshot") => "from a cold snapshot",
+                    _ => "hot",
+                };
+                format!(" {}, {mode}, to {}.", method_word(method), ui::escape(repository))
             }
             _ => String::new(),
         };

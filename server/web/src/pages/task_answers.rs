@@ -4,6 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
 use db::{Method, RepositoryId, Task, TaskId, TaskInput, VmId};
 use domain::machine::Quiesce;
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 use jiff::civil::Time;
@@ -30,7 +31,7 @@ pub enum Step {
     Machines,
     /// Where to.
     Location,
-    /// Full or incremental.
+    /// Hot or cold, full or incremental.
     Method,
     /// When.
     Schedule,
@@ -93,12 +94,18 @@ pub struct Answers {
     pub machines: Vec<VmId>,
     /// Location.
     pub repository: Option<RepositoryId>,
-    /// `full` or `incremental`.
+    /// `full`, `incremental` or `differential`.
     pub method: String,
     /// A full every how many points; 0 = when it must be.
     pub full_every: u32,
     /// Ask the guest to freeze.
     pub quiesce: bool,
+    /// Whether machines run meanwhile.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How they are shut down, if they are.
+    #[serde(default)]
+    pub shutdown: Shutdown,
     /// `daily` or `manual`.
     pub repeat: String,
     /// `22:00`.
@@ -122,6 +129,8 @@ impl Answers {
             method: Method::Incremental.as_str().to_owned(),
             full_every: 0,
             quiesce: true,
+            mode: Mode::default(),
+            shutdown: Shutdown::default(),
             repeat: "daily".to_owned(),
             at: AT_DEFAULT.to_owned(),
             time_zone: if TimeZone::get(time_zone).is_ok() { time_zone.to_owned() } else { "UTC".to_owned() },
@@ -141,6 +150,8 @@ impl Answers {
             method: task.method.as_str().to_owned(),
             full_every: task.full_every,
             quiesce: task.quiesce == Quiesce::Prefer,
+            mode: task.mode,
+            shutdown: task.shutdown(),
             keep: count,
             answered: Step::ALL.len(),
             ..Self::new(time_zone)
@@ -210,13 +221,29 @@ impl Answers {
     }
 
     fn take_method(&mut self, fields: &Fields, problems: &mut Problems) {
-        let full = fields.get("method") == "full";
-        (if full { "full" } else { "incremental" }).clone_into(&mut self.method);
+        let method = Method::parse(fields.get("method")).unwrap_or(Method::Incremental);
+        let full = method == Method::Full;
+        method.as_str().clone_into(&mut self.method);
+        self.mode = Mode::parse(fields.get("mode")).unwrap_or_default();
+        self.take_shutdown(fields, problems);
         self.quiesce = fields.get("quiesce") != "off";
         match fields.number::<u32>("full_every") {
             Some(every) if every <= FULL_EVERY_MAX => self.full_every = every,
             _ if full => {}
             _ => problems.add("full_every", format!("A number from 0 to {FULL_EVERY_MAX}.")),
+        }
+    }
+
+    /// What is not shown is not checked.
+    fn take_shutdown(&mut self, fields: &Fields, problems: &mut Problems) {
+        const LIMITS: std::ops::RangeInclusive<u32> = Shutdown::LIMIT_MIN_MINUTES..=Shutdown::LIMIT_MAX_MINUTES;
+        if !self.mode.shuts_down() {
+            return;
+        }
+        self.shutdown.if_still_on = IfStillOn::parse(fields.get("if_still_on")).unwrap_or_default();
+        match fields.number::<u32>("shutdown_minutes") {
+            Some(minutes) if LIMITS.contains(&minutes) => self.shutdown.limit_minutes = minutes,
+            _ => problems.add("shutdown_minutes", format!("Minutes, from {} to {}.", LIMITS.start(), LIMITS.end())),
         }
     }
 
@@ -254,9 +281,11 @@ impl Answers {
             repository_id: self.repository?,
             schedule: self.schedule()?,
             retention: Retention::KeepLast { count: self.keep },
-            method: if self.method == "full" { Method::Full } else { Method::Incremental },
+            method: Method::parse(&self.method)?,
             full_every: self.full_every,
             quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
+            mode: self.mode,
+            shutdown: self.shutdown,
             machines: self.machines.clone(),
         })
     }
@@ -305,12 +334,37 @@ mod tests {
             (Step::Machines, "vm=x", "vm"),
             (Step::Location, "repository=1", "repository"),
             (Step::Method, "method=incremental&full_every=-1", "full_every"),
+            (Step::Method, "method=full&mode=cold", "shutdown_minutes"),
+            (Step::Method, "method=full&mode=cold_snapshot&shutdown_minutes=0", "shutdown_minutes"),
+            (Step::Method, "method=full&mode=cold&shutdown_minutes=121", "shutdown_minutes"),
             (Step::Schedule, "repeat=daily&at=25:00&time_zone=UTC", "at"),
             (Step::Schedule, "repeat=daily&at=12:00&time_zone=Mars/Olympus", "time_zone"),
             (Step::Retention, "keep=0", "keep"),
         ] {
             assert!(answer(&mut answers, step, body).of(field).is_some(), "{body}");
         }
+    }
+
+    #[test]
+    fn the_shutdown_counts_only_when_there_is_one() {
+        let mut answers = Answers::new("UTC");
+        let cold = "method=differential&full_every=7&mode=cold&shutdown_minutes=25&if_still_on=power_off";
+        assert!(answer(&mut answers, Step::Method, cold).is_empty());
+        let shutdown = Shutdown { limit_minutes: 25, if_still_on: IfStillOn::PowerOff };
+        assert_eq!((answers.method.as_str(), answers.mode, answers.shutdown), ("differential", Mode::Cold, shutdown));
+        let hot = "method=full&mode=hot&shutdown_minutes=x";
+        assert!(answer(&mut answers, Step::Method, hot).is_empty(), "what is not shown is not checked");
+        assert_eq!(
+            (answers.mode, answers.shutdown),
+            (Mode::Hot, shutdown),
+            "and is still there when it is chosen again"
+        );
+        let mut old = answers.to_json().unwrap();
+        for field in ["mode", "shutdown"] {
+            old.as_object_mut().unwrap().remove(field);
+        }
+        let old: Answers = serde_json::from_value(old).unwrap();
+        assert_eq!((old.mode, old.shutdown), (Mode::Hot, Shutdown::default()), "drafts of the version before");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::devices::record;
 use super::task_answers::{Answers, Step};
-use super::tasks::{method_words, retention_words, schedule_words};
+use super::tasks::{method_words, mode_words, retention_words, schedule_words};
 use super::{devices, form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -95,6 +95,18 @@ impl Wizard {
 
     fn method(&self) -> String {
         method_words(&self.answers.method, self.answers.full_every)
+    }
+
+    fn mode(&self) -> String {
+        mode_words(self.answers.mode, self.answers.quiesce, self.answers.shutdown)
+    }
+
+    fn is_mode(&self, word: &str) -> bool {
+        self.answers.mode.as_str() == word
+    }
+
+    fn is_policy(&self, word: &str) -> bool {
+        self.answers.shutdown.if_still_on.as_str() == word
     }
 
     fn schedule(&self) -> String {

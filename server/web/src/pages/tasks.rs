@@ -13,6 +13,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, RunFilter, RunLine, Slice, TaskLine, TaskMachine};
 use db::{Start, TaskId};
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 
@@ -54,8 +55,41 @@ pub fn retention_words(retention: &Retention) -> String {
 pub fn method_words(method: &str, full_every: impl format::Figure) -> String {
     match (method, full_every.figure()) {
         ("full", _) => "Full each time".to_owned(),
-        (_, 0) => "Incremental; full only when it must be".to_owned(),
-        (_, every) => format!("Incremental, a full every {every} points"),
+        (method, 0) => format!("{}; full only when it must be", method_word(method)),
+        (method, every) => format!("{}, a full every {every} points", method_word(method)),
+    }
+}
+
+/// A method in a word.
+pub fn method_word(method: &str) -> &'static str {
+    match method {
+        "full" => "Full",
+        "differential" => "Differential",
+        _ => "Incremental",
+    }
+}
+
+/// A mode in words, with what belongs to it.
+pub fn mode_words(mode: Mode, quiesce: bool, shutdown: Shutdown) -> String {
+    let cold = match mode {
+        Mode::Hot if quiesce => return "Hot; quiesced if the guest can".to_owned(),
+        Mode::Hot => return "Hot; not quiesced".to_owned(),
+        Mode::Cold => "Cold: off while it is copied",
+        Mode::ColdSnapshot => "Cold snapshot: off for seconds",
+    };
+    let then = match shutdown.if_still_on {
+        IfStillOn::Fail => "the machine is left running and fails",
+        IfStillOn::PowerOff => "the machine is switched off",
+        IfStillOn::Hot => "the machine is backed up running",
+    };
+    format!("{cold}. {} min to shut down, then {then}", shutdown.limit_minutes)
+}
+
+impl One {
+    fn mode(&self) -> String {
+        let task = &self.task;
+        let limit_minutes = u32::try_from(task.shutdown_minutes).unwrap_or_default();
+        mode_words(task.mode, task.quiesce == "prefer", Shutdown { limit_minutes, if_still_on: task.if_still_on })
     }
 }
 

@@ -25,6 +25,8 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         method: db::Method::Incremental,
         full_every: 0,
         quiesce: Quiesce::Prefer,
+        mode: domain::mode::Mode::ColdSnapshot,
+        shutdown: domain::mode::Shutdown::default(),
         machines: vec![hostile, vm],
     };
     let task = world.db().create_task(&input).await.unwrap();

@@ -4,6 +4,7 @@ use super::world::{CANARY, RECOVERY_KEY, World, blocker, machine};
 use axum::http::StatusCode;
 use db::{Method, TaskId};
 use domain::job::JobError;
+use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::permission::Role;
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -109,15 +110,21 @@ async fn create_task(world: &World, do_last: &str) -> String {
     let page = client.get(&format!("{location}?made={made}")).await.ok();
     assert!(page.contains("NAS") && page.contains(" checked") && !page.contains(RECOVERY_KEY));
     let method = client.post(&location, &[("repository", made)]).await.went_to();
-    let schedule =
-        client.post(&method, &[("method", "incremental"), ("full_every", "7"), ("quiesce", "off")]).await.went_to();
+    let page = client.get(&method).await.ok();
+    assert!(page.contains("shutdown_minutes") && page.contains(r#"value="hot" checked"#), "{page}");
+    let mut fields = vec![("method", "differential"), ("full_every", "7"), ("mode", "cold"), ("if_still_on", "hot")];
+    fields.push(("shutdown_minutes", "500"));
+    assert!(client.post(&method, &fields).await.again().contains("Minutes, from 1 to 120."));
+    fields.pop();
+    fields.push(("shutdown_minutes", "15"));
+    let schedule = client.post(&method, &fields).await.went_to();
     let fields = [("repeat", "daily"), ("at", "02:30"), ("time_zone", "Europe/Vienna"), ("do", "preview")];
     let page = client.post(&schedule, &fields).await.ok();
     assert_eq!(page.matches("02:30</td>").count(), 10, "the next ten runs");
     let retention = client.post(&schedule, &fields[..3]).await.went_to();
     let summary = client.post(&retention, &[("keep", "3")]).await.went_to();
     let page = client.get(&summary).await.ok();
-    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", "a full every 7 points"] {
+    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", "Differential, a full every 7 points"] {
         assert!(page.contains(part), "{part}");
     }
     client.post(&summary, &[("do", do_last)]).await.went_to()
@@ -136,12 +143,17 @@ async fn a_task_is_made_step_by_step() {
     let address = create_task(&world, "create").await;
     let id: TaskId = address.trim_start_matches("/tasks/").split('?').next().unwrap().parse().unwrap();
     let task = world.db().task(id).await.unwrap();
-    assert_eq!((task.name.as_str(), task.method, task.full_every), ("Nightly", Method::Incremental, 7));
+    assert_eq!((task.name.as_str(), task.method, task.full_every), ("Nightly", Method::Differential, 7));
+    let shutdown = Shutdown { limit_minutes: 15, if_still_on: IfStillOn::Hot };
+    assert_eq!((task.mode, task.shutdown()), (Mode::Cold, shutdown));
     assert_eq!(task.retention, Retention::KeepLast { count: 3 });
     let at = "02:30".parse().unwrap();
     assert_eq!(task.schedule, Schedule::Daily { at, time_zone: "Europe/Vienna".to_owned() });
     assert_eq!(world.db().task_machines(id).await.unwrap().len(), 2);
-    assert!(world.administrator().await.get(&address).await.ok().contains("The task is created."));
+    let page = world.administrator().await.get(&address).await.ok();
+    assert!(
+        page.contains("The task is created.") && page.contains("Cold: off while it is copied. 15 min to shut down")
+    );
 }
 
 #[tokio::test]

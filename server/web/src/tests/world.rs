@@ -212,6 +212,7 @@ impl World {
         let device = self
             .db()
             .insert_device(&NewDevice {
+                platform: db::Platform::Esxi,
                 name: name.to_owned(),
                 host: format!("{}.example", name.to_lowercase()),
                 port: 443,
