@@ -94,6 +94,26 @@ async fn a_session_lost_in_mid_upload_is_an_error_and_leaves_nothing() {
     }
 }
 
+fn is_send<T: Send>(_: T) {}
+
+#[tokio::test]
+async fn a_driver_may_call_from_any_thread() {
+    let samba = Samba::start("");
+    let shares = connect(samba.options()).await;
+    is_send((
+        shares.open_disk(""),
+        shares.exists(""),
+        shares.remove(""),
+        shares.make_folder(""),
+        shares.free_bytes(""),
+    ));
+    let mut upload = shares.create_disk(r"C:\x.vhdx", vhdx(ImageKind::Dynamic, SIZE, 1)).await.expect("an upload");
+    is_send(upload.write(0, vec![1].into()));
+    is_send(upload.finish());
+    let upload = shares.create_disk(r"C:\y.vhdx", vhdx(ImageKind::Dynamic, SIZE, 1));
+    is_send(async { upload.await?.abandon().await });
+}
+
 #[tokio::test]
 async fn small_deeds() {
     let samba = Samba::start("");

@@ -12,6 +12,8 @@
 mod failure;
 mod frozen;
 mod handshake;
+#[cfg(test)]
+mod hostile;
 mod path;
 mod seal;
 mod session;

@@ -53,7 +53,7 @@ impl SigningKey {
     }
 
     /// The signature of a message whose signature field is zero.
-    fn tag(&self, message: &[u8], by_server: bool) -> Option<[u8; TAG_BYTES]> {
+    pub fn tag(&self, message: &[u8], by_server: bool) -> Option<[u8; TAG_BYTES]> {
         let mut found = [0; TAG_BYTES];
         match self {
             Self::Gmac(key) => {

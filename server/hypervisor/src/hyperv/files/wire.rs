@@ -320,15 +320,18 @@ impl Shared {
             return Ok(());
         };
         self.grant(head.credits, waiting.charge);
-        if waiting.command != head.command {
-            return Err(Failure::protocol("an answer to another request"));
-        }
-        if waiting.encrypted && !encrypted {
-            return Err(Failure::protocol("a clear answer to an encrypted request"));
-        }
-        // Whoever asked may be gone.
-        let _ = waiting.answer.send(Ok(Reply { status: head.status, tree: head.tree, message: message.freeze() }));
-        Ok(())
+        let fault = match () {
+            () if waiting.command != head.command => "an answer to another request",
+            () if waiting.encrypted && !encrypted => "a clear answer to an encrypted request",
+            () => {
+                // Whoever asked may be gone.
+                let message = message.freeze();
+                let _ = waiting.answer.send(Ok(Reply { status: head.status, tree: head.tree, message }));
+                return Ok(());
+            }
+        };
+        let _ = waiting.answer.send(Err(Failure::protocol(fault)));
+        Err(Failure::protocol(fault))
     }
 
     fn grant(&self, granted: u16, spent: u32) {
