@@ -6,10 +6,10 @@
   vm1-day1.raw       a disk with ext4 from its second MiB on: this machine's programs, a database, logs, media
   vm1-day2.raw       a day later: database pages written, logs grown, packages upgraded, files deleted
   vm1-day2.areas     what changed, in 64 KiB, as lines of "offset length": what change tracking reports
-  vm2-day1.raw       a clone of the same template with other data
+  vm2-day1.raw       a clone of the same template with other data: a database, media, the Rust toolchain's libraries
   vm3-day1.raw       vm2's files installed anew: another file system, other places
 
-Needs root, loop devices and e2fsprogs. SIZE_MIB (8192) and TREE_MIB (2800) make smaller ones. A folder that has
+Needs root, loop devices, e2fsprogs and rustc. SIZE_MIB (8192) and TREE_MIB (3600) make smaller ones. A folder that has
 them already is left alone.
 """
 import contextlib
@@ -21,12 +21,12 @@ import sys
 import uuid
 
 SIZE_MIB = int(os.environ.get("SIZE_MIB", "8192"))
-TREE_MIB = int(os.environ.get("TREE_MIB", "2800"))
-SCALE = TREE_MIB / 2800
+TREE_MIB = int(os.environ.get("TREE_MIB", "3600"))
+SCALE = TREE_MIB / 3600
 PARTITION = 1 << 20
 AREA = 64 << 10
-LEFT_OUT = ("man", "locale", "icons", "__pycache__", "google-cloud-sdk")
-FILE_BYTES_MAX = 96 << 20
+LEFT_OUT = ("man", "locale", "icons", "google-cloud-sdk", "gocode")
+LEFT_OUT_PREFIX = "go-1."
 
 
 def run(*words, **options):
@@ -34,15 +34,15 @@ def run(*words, **options):
 
 
 def tree():
-    """Files below /usr, in an order of their own, up to TREE_MIB: the template's programs."""
+    """Files below /usr and /etc, in the order of their names: the template's programs. Of more than TREE_MIB, some."""
     found = []
-    for folder, folders, files in os.walk("/usr"):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not os.path.ismount(f"{folder}/{name}"))
-        for name in sorted(files):
-            path = f"{folder}/{name}"
-            state = os.lstat(path)
-            if os.path.isfile(path) and not os.path.islink(path) and state.st_size <= FILE_BYTES_MAX:
-                found.append((path, state.st_size))
+    for root in ("/usr", "/etc"):
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if not left_out(folder, name)]
+            for path in (f"{folder}/{name}" for name in files):
+                if os.path.isfile(path) and not os.path.islink(path):
+                    found.append((path, os.lstat(path).st_size))
+    found.sort()
     random.Random(1).shuffle(found)
     chosen, total = [], 0
     for path, size in found:
@@ -50,6 +50,16 @@ def tree():
             chosen.append(path)
             total += size
     return sorted(chosen)
+
+
+def left_out(folder, name):
+    return name in LEFT_OUT or name.startswith(LEFT_OUT_PREFIX) or os.path.ismount(f"{folder}/{name}")
+
+
+def toolchain():
+    """The folder of the Rust toolchain's libraries: programs that the template does not have."""
+    root = subprocess.run(["rustc", "--print", "sysroot"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return f"{root}/lib"
 
 
 def words(seed):
@@ -67,7 +77,7 @@ def database(path, mib, seed):
             file.write((head + rows).ljust(8192, b"\0"))
 
 
-def log(path, mib, seed, host="web1"):
+def log(path, mib, seed):
     draw, vocabulary = random.Random(seed), words(6)
     services = ["sshd", "kernel", "httpd", "cron", "postgres", "shop"]
     at, left = 1_750_000_000, mib << 20
@@ -77,7 +87,7 @@ def log(path, mib, seed, host="web1"):
             for _ in range(4000):
                 at += draw.randint(0, 3)
                 text = " ".join(draw.choices(vocabulary, k=8))
-                lines.append(f"{at}.{draw.randrange(10**6):06} {host} {draw.choice(services)}[{draw.randrange(65536)}]: "
+                lines.append(f"{at}.{draw.randrange(10**6):06} web1 {draw.choice(services)}[{draw.randrange(65536)}]: "
                              f"{text} request={draw.getrandbits(64):016x} took={draw.randrange(9000)}\n")
             data = "".join(lines).encode()[:left]
             file.write(data)
@@ -132,7 +142,6 @@ def install(folder, files):
 def second_data(folder):
     database(f"{folder}/srv/heap.db", mib(96), 21)
     media(f"{folder}/srv/b.bin", mib(128), 22)
-    log(f"{folder}/srv/app.log", mib(400), 23, "web2")
 
 
 def a_day(folder, day):
@@ -229,11 +238,12 @@ def main(out):
     copy(template, f"{out}/vm2-day1.raw")
     with mounted(f"{out}/vm2-day1.raw") as folder:
         second_data(folder)
+        shutil.copytree(toolchain(), f"{folder}/srv/toolchain", symlinks=True)
     new_disk(f"{out}/vm3-day1.raw", 32)
     with mounted(f"{out}/vm3-day1.raw") as folder:
-        os.makedirs(f"{folder}/srv")
+        shutil.copytree(toolchain(), f"{folder}/aaa/toolchain", symlinks=True)
+        install(folder, files)
         second_data(folder)
-        install(folder, files[::-1])
     os.unlink(template)
     for name in sorted(os.listdir(out)):
         if name.endswith(".raw"):

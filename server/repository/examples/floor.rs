@@ -93,7 +93,8 @@ fn restore(stored: &str, output: &str) -> Outcome {
     let (mut input, out, cipher) =
         (BufReader::with_capacity(1 << 20, File::open(stored)?), File::create(output)?, cipher()?);
     let mut workspace = codec::Workspace::new()?;
-    let (mut head, mut sealed, mut opened, mut number) = ([0; 64], Vec::new(), Vec::new(), 0);
+    let (mut head, mut number) = ([0; 64], 0);
+    let (mut sealed, mut opened, mut content) = (Vec::new(), Vec::new(), Vec::new());
     while input.read_exact(&mut head).is_ok() {
         let field = |index: usize| head[index * 8..index * 8 + 8].try_into().map(u64::from_le_bytes);
         let (at, length, stored) = (field(0)?, field(1)? as usize, field(2)? as usize);
@@ -105,9 +106,12 @@ fn restore(stored: &str, output: &str) -> Outcome {
             .open_separate_gather(nonce(number), Aad::from(&head[32..]), text, tag, &mut opened)
             .map_err(|_| "open")?;
         number += 1;
-        let content = match field(3)? {
-            0 => opened.as_slice(),
-            _ => workspace.decompress(&opened, length).ok_or("decompress")?,
+        let content = if field(3)? == 0 {
+            opened.as_slice()
+        } else {
+            content.resize(length, 0);
+            workspace.decompress_into(&opened, &mut content).ok_or("decompress")?;
+            content.as_slice()
         };
         if *blake3::keyed_hash(&KEY, content).as_bytes() != head[32..] {
             return Err("hash".into());

@@ -223,6 +223,25 @@ pub fn decode_with<T>(
     workspace: &mut Workspace,
     take: impl FnOnce(&[u8]) -> T,
 ) -> Result<T> {
+    let (mut content, length) = (std::mem::take(&mut workspace.content), location.length as usize);
+    if content.len() < length {
+        content.resize(length, 0);
+    }
+    let room = content.get_mut(..length).unwrap_or_default();
+    let taken = decode_into(keys, seal, (location, kind, id), sealed, workspace, room).map(|()| take(room));
+    workspace.content = content;
+    taken
+}
+
+/// The same into memory of the caller's: as long as the index says that the chunk is.
+pub fn decode_into(
+    keys: &Keys,
+    seal: &PackSeal,
+    (location, kind, id): (&Location, ChunkKind, ChunkId),
+    sealed: &[u8],
+    workspace: &mut Workspace,
+    room: &mut [u8],
+) -> Result<()> {
     let damaged = |reason: &str| {
         let (pack, ordinal, offset) = (names::pack(&location.pack), location.ordinal, location.offset);
         Error::damaged(pack, format!("chunk {ordinal} at byte {offset}: {reason}"))
@@ -230,21 +249,26 @@ pub fn decode_with<T>(
     if location.kind != kind {
         return Err(damaged("it is of another kind than its reference says"));
     }
+    if room.len() != location.length as usize {
+        return Err(damaged("it has another length than its reference says"));
+    }
     let mut opened = std::mem::take(&mut workspace.scratch);
     let authentic = seal.open_chunk(location.ordinal, sealed, &mut opened);
-    let content = match (authentic, location.codec) {
+    let decompressed = match (authentic, location.codec) {
         (None, _) => Err(damaged("its bytes are not those that were written")),
-        (Some(()), Codec::Raw) => Ok(opened.as_slice()),
-        (Some(()), Codec::Zstd) => workspace
-            .decompress(&opened, location.length as usize)
-            .ok_or_else(|| damaged("it does not decompress to its length")),
-    };
-    let taken = content.and_then(|content| {
-        if content.len() != location.length as usize || keys.chunk_id(kind, content) != id {
-            return Err(damaged("its content is not what its identity says"));
+        (Some(()), Codec::Raw) if opened.len() == room.len() => {
+            room.copy_from_slice(&opened);
+            Ok(())
         }
-        Ok(take(content))
-    });
+        (Some(()), Codec::Raw) => Err(damaged("its length is not what the index says")),
+        (Some(()), Codec::Zstd) => {
+            workspace.decompress_into(&opened, room).ok_or_else(|| damaged("it does not decompress to its length"))
+        }
+    };
     workspace.scratch = opened;
-    taken
+    decompressed?;
+    if keys.chunk_id(kind, room) != id {
+        return Err(damaged("its content is not what its identity says"));
+    }
+    Ok(())
 }

@@ -58,7 +58,7 @@ pub use point::{
     CommittedPoint, DamagedPoint, DiskSummary, Point, PointDisk, PointId, PointList, PointMetadata, PointSummary,
     Predecessor,
 };
-pub use reader::{DiskImage, DiskSink};
+pub use reader::{DiskFile, DiskImage, DiskSink};
 pub use repository::{InitOptions, Repository, Usage};
 pub use source::{BlockSource, DiskInput, NoProgress, Progress, ReadPlan};
 pub use verify::{Affected, Damage, Verified, VerifyOptions, VerifyProgress, VerifyReport};

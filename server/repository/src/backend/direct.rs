@@ -21,8 +21,14 @@ fn is_aligned(part: &[u8]) -> bool {
     part.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES)
 }
 
-fn flags() -> i32 {
+/// To open a file so.
+pub fn flags() -> i32 {
     OFlags::DIRECT.bits().cast_signed()
+}
+
+/// Whether `part` can be written to `offset` of such a file.
+pub fn fits(offset: u64, part: &[u8]) -> bool {
+    is_aligned(part) && offset.is_multiple_of(ALIGNMENT_BYTES as u64) && part.len().is_multiple_of(ALIGNMENT_BYTES)
 }
 
 /// A new file, ready for [`write`] if `part` is long, lies right in memory, and the file system can.

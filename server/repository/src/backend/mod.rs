@@ -1,7 +1,7 @@
 //! Where a repository's objects live, behind a few verbs. Owns naming rules for objects and the errors of storage.
 //! Must never look inside an object. Next: `folder`, `s3`, `memory` and `faulty` (tests).
 
-mod direct;
+pub mod direct;
 pub mod faulty;
 pub mod folder;
 pub mod memory;

@@ -17,8 +17,8 @@ pub struct Workspace {
     pub(crate) scratch: Vec<u8>,
     /// For sealed bytes, while `scratch` holds the compressed ones.
     pub(crate) sealed: Vec<u8>,
-    /// What the decompressor made last.
-    content: Vec<u8>,
+    /// For the content of a chunk that is only looked at.
+    pub(crate) content: Vec<u8>,
 }
 
 impl Workspace {
@@ -48,14 +48,10 @@ impl Workspace {
         }
     }
 
-    /// The content of one zstd frame, exactly `length` bytes; `None` when the frame holds anything else.
-    pub fn decompress(&mut self, stored: &[u8], length: usize) -> Option<&[u8]> {
-        if self.content.len() < length {
-            self.content.resize(length, 0);
-        }
-        let room = self.content.get_mut(..length)?;
+    /// The content of one zstd frame, exactly as long as `room`; `None` when the frame holds anything else.
+    pub fn decompress_into(&mut self, stored: &[u8], room: &mut [u8]) -> Option<()> {
         let got = self.decompressor.decompress_to_buffer(stored, room).ok()?;
-        (got == length).then_some(&*room)
+        (got == room.len()).then_some(())
     }
 }
 
@@ -102,8 +98,10 @@ mod tests {
         let stored = stored.to_vec();
         assert_eq!(codec, Codec::Zstd);
         assert!(stored.len() < content.len() / 4);
-        assert_eq!(workspace.decompress(&stored, content.len()), Some(content.as_slice()));
-        assert_eq!(workspace.decompress(&stored, content.len() - 1), None);
-        assert_eq!(workspace.decompress(&stored, content.len() + 1), None);
+        let mut room = vec![0; content.len() + 1];
+        assert_eq!(workspace.decompress_into(&stored, &mut room), None);
+        assert_eq!(workspace.decompress_into(&stored, &mut room[..content.len() - 1]), None);
+        assert_eq!(workspace.decompress_into(&stored, &mut room[..content.len()]), Some(()));
+        assert_eq!(room[..content.len()], content);
     }
 }

@@ -105,6 +105,8 @@ async fn damage_in_a_pack_is_told_by_machine_disk_and_bytes() {
     let Err(error) = read_disk(&repository, point_id(2), 2000).await else { panic!("read a damaged chunk") };
     let Error::DiskDamaged { point, ref machine, disk: 2000, extent: at, .. } = error else { panic!("{error:?}") };
     assert_eq!((point, machine.as_str(), at), (point_id(2), "web-01", extent));
+    let Err(error) = copy_disk(&repository, point_id(2), 2000).await else { panic!("copied a damaged chunk") };
+    assert!(matches!(error, Error::DiskDamaged { disk: 2000, extent: at, .. } if at == extent), "{error:?}");
     let image = repository.open_disk(point_id(2), 2000).await.unwrap();
     let after = image.read_at(extent.end(), disks[0].len() - extent.end() as usize).await.unwrap();
     assert_eq!(after, disks[0].slice(extent.end() as usize..));

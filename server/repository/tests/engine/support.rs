@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use repository::{
-    Argon2Cost, BlockSource, CommittedPoint, DiskInput, DiskSummary, Environment, Error, InitOptions, NoProgress,
-    ObjectBackend, PointId, PointMetadata, PointWriter, Randomness, ReadPlan, Repository, SourceError,
+    Argon2Cost, BlockSource, CommittedPoint, DiskFile, DiskInput, DiskSummary, Environment, Error, InitOptions,
+    NoProgress, ObjectBackend, PointId, PointMetadata, PointWriter, Randomness, ReadPlan, Repository, SourceError,
 };
 use secrecy::SecretString;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -194,9 +194,22 @@ pub async fn read_disk(repository: &Repository, point: PointId, key: i32) -> Res
     Ok(content)
 }
 
+/// All bytes of a disk, by way of a file.
+pub async fn copy_disk(repository: &Repository, point: PointId, key: i32) -> Result<Vec<u8>, Error> {
+    let image = repository.open_disk(point, key).await?;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    let file = Arc::new(DiskFile::create(&path, image.size_bytes()).unwrap());
+    image.copy_to(file).await?;
+    assert!(DiskFile::create(&path, 1).is_err(), "a file that is there stays as it is");
+    Ok(std::fs::read(path).unwrap())
+}
+
 pub async fn assert_reads(repository: &Repository, point: PointId, disks: &[Bytes]) {
     for (key, content) in (2000..).zip(disks) {
         let read = read_disk(repository, point, key).await.unwrap();
         assert!(read == content.as_ref(), "point {point}, disk {key}");
+        let copied = copy_disk(repository, point, key).await.unwrap();
+        assert!(copied == content.as_ref(), "point {point}, disk {key}, as a file");
     }
 }
