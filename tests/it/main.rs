@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod cold;
 mod esxi_driver;
+mod hyperv_driver;
 mod kill;
 mod main_job;
 mod marks;

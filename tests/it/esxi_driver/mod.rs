@@ -141,7 +141,6 @@ fn assert_same(one: &Path, other: &Path) {
     );
 }
 
-/// Snapshot, open, and hand over; the snapshot is removed afterwards.
 /// The mark of the snapshot's first disk.
 async fn mark_of(host: &EsxiHost, machine: &MachineRef, snapshot: &Snapshot) -> ChangeMark {
     host.seal_snapshot(machine, snapshot).await.expect("marks").into_iter().next().expect("a mark")
