@@ -92,10 +92,10 @@ async function createLocation(page, folder) {
 // What belongs to cold is shown for cold only, with or without scripts.
 async function chooseMode(page, mode) {
   const minutes = page.getByLabel("Minutes a guest gets to shut down");
-  assert.ok(!(await minutes.isVisible()), "hot shuts nothing down");
+  await minutes.waitFor({ state: "hidden" }); // hot shuts nothing down
   await page.getByRole("radio", { name: mode }).check();
-  assert.ok(await minutes.isVisible(), "cold needs to know how long a guest gets");
-  assert.ok(!(await page.getByRole("heading", { name: "Quiesce the guest" }).isVisible()), "nothing to quiesce");
+  await minutes.waitFor({ state: "visible" }); // cold needs to know how long a guest gets
+  await page.getByRole("heading", { name: "Quiesce the guest" }).waitFor({ state: "hidden" }); // nothing to quiesce
 }
 
 // From the name to the summary; the location is made on the way when there is none.
