@@ -130,10 +130,21 @@ wait_for osd store_is_up
 daemon gateway radosgw -n client.gateway
 radosgw-admin -n client.gateway user create --uid=tests --display-name=tests --access-key="$access_key" \
     --secret-key="$secret_key" >log/user.out 2>&1 || failed user
+# One whose share of the storage is 16 MiB.
+radosgw-admin -n client.gateway --rgw-user-default-quota-max-size=16777216 user create --uid=small \
+    --display-name=small --access-key=small --secret-key="$secret_key" >>log/user.out 2>&1 || failed user
 wait_for gateway curl -sf -o /dev/null "http://127.0.0.1:$port/"
+# Another gateway before the same store, for a test that kills it.
+cat >another-gateway <<EOF
+#!/bin/sh
+export PATH='$PATH' LD_LIBRARY_PATH='${LD_LIBRARY_PATH:-}' CEPH_CONF='$CEPH_CONF'
+exec radosgw -n client.gateway --foreground --admin-socket= --log-file= --rgw-frontends="beast endpoint=127.0.0.1:\$1"
+EOF
+chmod +x another-gateway
 variables="STILLFRAME_S3_HTTP=http://127.0.0.1:$port
 STILLFRAME_S3_HTTPS=https://localhost:$tls_port
 STILLFRAME_S3_CA=$dir/ca.pem
+STILLFRAME_S3_GATEWAY=$dir/another-gateway
 STILLFRAME_S3_ACCESS_KEY=$access_key
 STILLFRAME_S3_SECRET_KEY=$secret_key"
 if [[ ${1:-} == hold ]]; then

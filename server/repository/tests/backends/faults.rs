@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-use crate::proxy::{Act, Plan, Proxy};
+use crate::proxy::{Act, Matcher, Plan, Proxy};
 use crate::support::noise;
 
 /// Longest time for what must not stall.
@@ -154,6 +154,22 @@ pub async fn tells_the_truth_of(backend: &dyn ObjectBackend, act: Act, folder: &
         Err(kind) => assert_eq!((kind, is_there), (BackendErrorKind::Unreachable, false), "{act:?}"),
     }
     assert_eq!(is_there, act == Act::DropAfter, "{act:?}");
+}
+
+/// The server takes half of what is sent in one write, and then of the first eight.
+pub async fn is_given_the_rest<B: ObjectBackend, F>(open: impl Fn(Plan) -> F, is_write: Matcher, act: Act)
+where
+    F: Future<Output = (Proxy, Result<B, BackendError>)>,
+{
+    let content = Bytes::from(noise(1, (5 << 20) + 12_345));
+    for plan in [Plan::once(is_write, 1, act), Plan { times: 8, ..Plan::once(is_write, 0, act) }] {
+        let (proxy, backend) = open(plan).await;
+        let backend = backend.unwrap();
+        backend.put_new("a", vec![content.clone()]).await.unwrap();
+        assert!(proxy.seen() > 6, "{}", proxy.seen());
+        assert!(backend.get("a", None).await.unwrap() == content);
+        backend.delete("a").await.unwrap();
+    }
 }
 
 /// Files on the server, put there without us; `folder` is the location's.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::daemon::{Daemon, SmallDisk, wait_for};
 
 pub const NFS_PORT: u16 = 2049;
-const MOUNT_PORT: u16 = 20048;
+pub const MOUNT_PORT: u16 = 20048;
 const STARTS_MAX: usize = 3;
 /// Runs in a mount namespace of its own; `$1` is the folder, `$2` the address.
 const START: &str = "mount -t tmpfs none /run && { rpcbind -f -h \"$2\" & } && \

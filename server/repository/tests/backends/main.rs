@@ -12,6 +12,7 @@ mod proxy;
 mod s3;
 mod samba;
 mod smb;
+mod smb_keys;
 #[path = "../engine/support.rs"]
 #[allow(dead_code)] // shared with the tests of the engine, which use the rest
 mod support;

@@ -178,17 +178,7 @@ async fn a_list_is_whole_or_an_error() {
 async fn a_server_that_writes_less_than_it_was_given_is_given_the_rest() {
     let ganesha = Ganesha::start();
     ganesha.create("export").await;
-    let content = Bytes::from(noise(1, (5 << 20) + 12_345));
-    for plan in
-        [Plan::once(is_write, 1, Act::NfsShortWrite), Plan { times: 8, ..Plan::once(is_write, 0, Act::NfsShortWrite) }]
-    {
-        let (proxy, backend) = behind(&ganesha, plan).await;
-        let backend = backend.unwrap();
-        backend.put_new("a", vec![content.clone()]).await.unwrap();
-        assert!(proxy.seen() > 6, "{}", proxy.seen());
-        assert!(backend.get("a", None).await.unwrap() == content);
-        backend.delete("a").await.unwrap();
-    }
+    faults::is_given_the_rest(|plan| behind(&ganesha, plan), is_write, Act::NfsShortWrite).await;
 }
 
 /// What the server says when its disk or the user's share of it is used up, and when it is out of order.

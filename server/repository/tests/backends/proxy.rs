@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::samba::PASSWORD;
+use crate::smb_keys;
+
 /// Longest message that is passed on, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes passed on at a time where the line is slow.
@@ -31,6 +34,8 @@ pub enum Act {
     Silence,
     /// A WRITE of NFS gets there with half its data, so that the server writes less than it was given.
     NfsShortWrite,
+    /// A WRITE of SMB 2.1 gets there with half its data, signed with the session's own key.
+    SmbShortWrite,
     /// The server never sees it; an answer with this status of NFS does come.
     NfsStatus(u32),
 }
@@ -110,14 +115,17 @@ impl Shared {
         let (is_answer_due, (answers, mut answered)) = (AtomicBool::new(false), mpsc::unbounded_channel());
         let of_server = answers.clone();
         let requests = async {
+            let mut key = Vec::new();
             loop {
                 let mut message = read_message(&mut from_client).await?;
+                key = smb_keys::session_key(&message[4..], PASSWORD).unwrap_or(key);
                 match self.act_upon(&message) {
                     None => {}
                     Some(Act::DropBefore) => return Ok(()),
                     Some(Act::Half) => return to_server.write_all(&message[..message.len() / 2]).await,
                     Some(Act::DropAfter | Act::HalfAnswer) => is_answer_due.store(true, Ordering::Release),
                     Some(Act::NfsShortWrite) => message = with_half_its_data(&message),
+                    Some(Act::SmbShortWrite) => message = smb_keys::with_half_its_data(&message, &key),
                     Some(Act::Silence) => return std::future::pending().await,
                     Some(Act::NfsStatus(status)) => {
                         let _ = answers.send(refusal(&message, status));

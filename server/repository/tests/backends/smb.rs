@@ -16,6 +16,7 @@ use crate::daemon::{SmallDisk, free_port};
 use crate::faults::{self, SLOW_LINE};
 use crate::proxy::{Act, Plan, Proxy};
 use crate::samba::{PASSWORD, Samba};
+use crate::smb_keys;
 use crate::support::noise;
 
 async fn place(share: &'static str) -> Place {
@@ -237,6 +238,14 @@ async fn a_list_is_whole_or_an_error() {
         let error = backend.unwrap().list("many/").await.unwrap_err();
         assert_eq!(error.kind, BackendErrorKind::Unreachable, "page {at}: {error}");
     }
+}
+
+/// With the signatures of SMB 2.1, whose key the proxy can know.
+#[tokio::test]
+async fn a_server_that_writes_less_than_it_was_given_is_given_the_rest() {
+    let samba = Samba::start("server max protocol = SMB2_10");
+    samba.create("plain").await;
+    faults::is_given_the_rest(|plan| behind(&samba, plan), smb_keys::is_write, Act::SmbShortWrite).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Body, Certificate, Method, StatusCode};
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use super::sign::{Headers, Signer, Subject, escape, sha256_parts};
 use super::xml::Document;
 use super::{S3Options, Tuning};
 use crate::backend::BackendErrorKind;
+use crate::backend::share::watch_own;
 
 /// Longest answer that is not an object: a page of a list, an error.
 pub const ANSWER_BYTES_MAX: u64 = 8 << 20;
@@ -25,6 +28,10 @@ pub const ANSWER_BYTES_MAX: u64 = 8 << 20;
 const WORDS_CHARS_MAX: usize = 400;
 /// Errors within errors that are told.
 const CAUSES_MAX: usize = 8;
+/// Bytes of a body that are handed over at a time.
+const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of a body that were handed over and may be still on their way: what a system buffers of one connection at most.
+const BUFFERED_BYTES_MAX: u64 = 4 << 20;
 
 /// A request's body. Parts are shared, so that sending it again copies nothing.
 pub struct Payload {
@@ -37,6 +44,18 @@ impl Payload {
     pub fn new(parts: Vec<Bytes>) -> Self {
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         Self { sha256: sha256_parts(&parts), parts, bytes }
+    }
+
+    /// As a body of small pieces, counted when they are taken.
+    fn body(&self, taken: Arc<AtomicU64>) -> Body {
+        let pieces = self.parts.clone().into_iter().flat_map(|part| {
+            let pieces = (0..part.len()).step_by(PIECE_BYTES);
+            pieces.map(move |at| part.slice(at..part.len().min(at + PIECE_BYTES)))
+        });
+        Body::wrap_stream(stream::iter(pieces.map(move |piece| {
+            taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok::<_, Infallible>(piece)
+        })))
     }
 }
 
@@ -249,18 +268,38 @@ impl Client {
         for (name, value) in headers {
             request = request.header(name, value);
         }
+        let taken = Arc::new(AtomicU64::new(0));
         if call.payload.is_some() {
-            let parts = stream::iter(payload.parts.clone().into_iter().map(Ok::<_, Infallible>));
-            request = request.header(CONTENT_LENGTH, payload.bytes).body(Body::wrap_stream(parts));
+            request = request.header(CONTENT_LENGTH, payload.bytes).body(payload.body(Arc::clone(&taken)));
         }
         let transferred = payload.bytes + call.answer_bytes_max;
         let answer = request.timeout(self.tuning.request_timeout(transferred)).send();
         let answer = match call.payload {
-            // The time it takes to send them is no stall.
-            Some(_) => answer.await.map_err(broken)?,
+            Some(payload) => self.while_taken(payload, &taken, answer).await?.map_err(broken)?,
             None => self.unstalled(answer).await?.map_err(broken)?,
         };
         self.read_answer(call, answer).await
+    }
+
+    /// Waits for an answer as long as the storage takes the body, however slowly; and for a time after it took all.
+    async fn while_taken<T>(
+        &self,
+        payload: &Payload,
+        taken: &AtomicU64,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Trouble> {
+        let (mut answer, taken) = (pin!(answer), || taken.load(Ordering::Relaxed));
+        if let Some(answer) = watch_own(self.tuning.stall_timeout, taken, answer.as_mut()).await {
+            return Ok(answer);
+        }
+        let (got, bytes) = (taken(), payload.bytes);
+        if got < bytes {
+            let words = format!("the storage took {got} of {bytes} bytes and then no more");
+            return Err(Trouble::Broken { sent: true, words });
+        }
+        let on_its_way = self.tuning.time_of(bytes.min(BUFFERED_BYTES_MAX));
+        let silent = |_| Trouble::Broken { sent: true, words: format!("no answer came to {bytes} bytes") };
+        tokio::time::timeout(on_its_way, answer).await.map_err(silent)
     }
 
     async fn unstalled<T>(&self, step: impl Future<Output = T>) -> Result<T, Trouble> {

@@ -60,11 +60,11 @@ pub struct Tuning {
     pub patience: Duration,
     /// For a connection with its TLS handshake.
     pub connect_timeout: Duration,
-    /// Between two pieces of an answer, and for its beginning.
+    /// Between two pieces of an answer, for its beginning, and between two pieces of a body that the storage takes.
     pub stall_timeout: Duration,
     /// For a whole request, beside the time its bytes take.
     pub request_timeout: Duration,
-    /// A transfer slower than this many bytes a second is given up.
+    /// A transfer slower than this many bytes a second is given up, even if it never stands still.
     pub bytes_per_second_min: u64,
 }
 
@@ -80,7 +80,7 @@ impl Default for Tuning {
             // A large PUT is answered only when all copies are written.
             stall_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(120),
-            bytes_per_second_min: 256 << 10,
+            bytes_per_second_min: 32 << 10,
         }
     }
 }
@@ -88,7 +88,12 @@ impl Default for Tuning {
 impl Tuning {
     /// For a request that moves at most so many bytes.
     pub fn request_timeout(&self, bytes: u64) -> Duration {
-        self.request_timeout + Duration::from_secs(bytes / self.bytes_per_second_min.max(1))
+        self.request_timeout + self.time_of(bytes)
+    }
+
+    /// What so many bytes take at the slowest.
+    fn time_of(&self, bytes: u64) -> Duration {
+        Duration::from_secs(bytes / self.bytes_per_second_min.max(1))
     }
 }
 

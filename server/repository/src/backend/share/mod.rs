@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::BackendErrorKind;
 pub(super) use objects::ShareBackend;
-pub(super) use patience::{CEILING_FACTOR, MOVEMENT_BYTES_MIN, watch};
+pub(super) use patience::{CEILING_FACTOR, MOVEMENT_BYTES_MIN, watch, watch_own};
 
 /// Where objects are written before they get their names.
 pub(super) const TEMPORARY_FOLDER: &str = "tmp";

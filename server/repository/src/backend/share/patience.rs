@@ -21,9 +21,27 @@ pub(in crate::backend) async fn watch<T>(
     moved: impl Fn() -> u64,
     answer: impl Future<Output = T>,
 ) -> Option<T> {
+    watch_for(LOOKS * CEILING_FACTOR, patience, moved, answer).await
+}
+
+/// The same where the movement is the request's own, and so may go on for as long as it takes.
+pub(in crate::backend) async fn watch_own<T>(
+    patience: Duration,
+    moved: impl Fn() -> u64,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    watch_for(u32::MAX, patience, moved, answer).await
+}
+
+async fn watch_for<T>(
+    looks_max: u32,
+    patience: Duration,
+    moved: impl Fn() -> u64,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
     let mut answer = pin!(answer);
     let (mut before, mut silent_looks) = (moved(), 0);
-    for _ in 0..LOOKS * CEILING_FACTOR {
+    for _ in 0..looks_max {
         if let Ok(answer) = timeout(patience / LOOKS, &mut answer).await {
             return Some(answer);
         }
@@ -61,6 +79,14 @@ mod tests {
             "answer"
         };
         assert_eq!(watch(PATIENCE, moved, slow).await, Some("answer"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn own_movement_prolongs_it_without_end() {
+        let start = Instant::now();
+        let moved = || (start.elapsed().as_secs() / 15).min(100);
+        assert_eq!(watch_own(PATIENCE, moved, pending::<()>()).await, None);
+        assert!(start.elapsed() > Duration::from_secs(1500) && start.elapsed() < Duration::from_secs(1525));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use repository::{BackendErrorKind, ObjectBackend, Retention, RetentionMode, S3Backend, S3Options};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server::{Act, SLOW_PAUSE, Server};
 use crate::conformance::Place;
@@ -207,6 +207,49 @@ async fn a_slow_answer_is_waited_for() {
     server.on("GET", "list-type", ALWAYS, Act::Slow(12));
     assert_eq!(backend.list("packs/").await.unwrap().len(), 1);
     assert_eq!(server.count("GET", "list-type"), 1);
+}
+
+/// More than systems buffer on the way.
+fn large() -> Vec<Bytes> {
+    vec![noise(2, 12 << 20).into()]
+}
+
+/// A slow line up, the whole taking many times the patience with silence.
+#[tokio::test]
+async fn a_body_that_is_taken_slowly_is_waited_for() {
+    const PIECES: usize = 24;
+    let server = Server::start().await;
+    let mut patient = options(&server);
+    patient.tuning.stall_timeout = 4 * SLOW_PAUSE;
+    let backend = S3Backend::open(patient).await.unwrap();
+    server.forget();
+    server.on("PUT", "packs/a", ALWAYS, Act::TakeSlowly(PIECES));
+    let start = Instant::now();
+    backend.put_new("packs/a", large()).await.unwrap();
+    assert!(start.elapsed() >= PIECES as u32 * SLOW_PAUSE);
+    assert_eq!(server.count("PUT", "packs/a"), 1);
+    assert!(stored(&server).unwrap() == large()[0]);
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_taken_any_more_is_given_up() {
+    let server = Server::start().await;
+    let mut options = options(&server);
+    options.tuning.bytes_per_second_min = 1 << 30; // what is still on its way takes no time
+    let (attempts, stall) = (options.tuning.attempts, options.tuning.stall_timeout);
+    let backend = S3Backend::open(options).await.unwrap();
+    server.on("PUT", "packs/a", 2, Act::StopTaking(1 << 20));
+    backend.put_new("packs/a", large()).await.unwrap();
+    assert!(stored(&server).unwrap() == large()[0]);
+    for (body, says) in [(large(), "bytes and then no more"), (content(), "no answer came to 12 bytes")] {
+        server.on("PUT", "packs/b", attempts as usize, Act::StopTaking(1 << 20));
+        let start = Instant::now();
+        let error = backend.put_new("packs/b", body).await.unwrap_err();
+        assert_eq!(error.kind, BackendErrorKind::OutcomeUnknown, "it may yet come to something");
+        let source = error.source.unwrap().to_string();
+        assert!(source.contains(says), "{source}");
+        assert!(start.elapsed() < 2 * attempts * stall, "{:?}", start.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -8,14 +8,23 @@ use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use repository::{BackendErrorKind, ObjectBackend, Retention, RetentionMode, S3Backend, S3Options};
 use secrecy::SecretString;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::conformance::Place;
+use crate::daemon::{Daemon, free_port, wait_for};
+use crate::faults;
+use crate::support::noise;
 
 const VERSIONING: &str = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
     <Status>Enabled</Status></VersioningConfiguration>";
+
+/// Access key of a user who may store 16 MiB.
+const SMALL: &str = "small";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -35,7 +44,11 @@ fn variable(name: &str) -> String {
 
 /// curl with the gateway's key; its output.
 fn curl(arguments: &[&str]) -> String {
-    let user = format!("{}:{}", variable("STILLFRAME_S3_ACCESS_KEY"), variable("STILLFRAME_S3_SECRET_KEY"));
+    curl_as(&variable("STILLFRAME_S3_ACCESS_KEY"), arguments)
+}
+
+fn curl_as(access_key: &str, arguments: &[&str]) -> String {
+    let user = format!("{access_key}:{}", variable("STILLFRAME_S3_SECRET_KEY"));
     let output = Command::new("curl")
         .args(["-sS", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user])
         .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
@@ -187,6 +200,62 @@ async fn a_lock_is_extended_only_when_it_ends_too_soon() {
     assert_eq!(missing.kind, BackendErrorKind::NotFound);
 }
 
+/// A gateway of the test's own before the same storage.
+struct Gateway {
+    port: u16,
+    daemon: Option<Daemon>,
+    scratch: TempDir,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let mut gateway = Self { port: free_port(), daemon: None, scratch: tempfile::tempdir().unwrap() };
+        assert!(gateway.launch(), "radosgw does not start");
+        gateway
+    }
+
+    fn launch(&mut self) -> bool {
+        let (program, port) = (variable("STILLFRAME_S3_GATEWAY"), self.port.to_string());
+        let mut daemon = Daemon::start(&program, &[&port], &self.scratch.path().join("output"));
+        let is_up = wait_for(&mut daemon, (Ipv4Addr::LOCALHOST, self.port).into());
+        self.daemon = is_up.then_some(daemon);
+        is_up
+    }
+
+    fn kill(&mut self) {
+        self.daemon = None;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_killed_in_mid_upload_is_told_and_used_again_when_it_is_back() {
+    let mut gateway = Gateway::start();
+    let mut options = options(Kind::Plain, &new_bucket(Kind::Plain));
+    options.location.endpoint = format!("http://127.0.0.1:{}", gateway.port);
+    let backend = Arc::new(S3Backend::open(options).await.unwrap());
+    let shared = Arc::clone(&backend) as Arc<dyn ObjectBackend>;
+    faults::while_storing(shared, Duration::from_secs(5), || gateway.kill()).await;
+    assert!(gateway.launch(), "it comes back");
+    faults::works_again(&*backend).await;
+}
+
+/// A user's quota is to it what a full disk is to others.
+#[tokio::test]
+async fn a_used_up_quota() {
+    let bucket = format!("t-{}", Uuid::new_v4());
+    curl_as(SMALL, &["-X", "PUT", &format!("{}/{bucket}", http())]);
+    let mut options = options(Kind::Plain, &bucket);
+    options.location.access_key = SMALL.to_owned();
+    let backend = S3Backend::open(options).await.unwrap();
+    let put = async |name, mib: usize| backend.put_new(name, vec![noise(mib as u64, mib << 20).into()]).await;
+    put("small", 1).await.unwrap();
+    let error = put("packs/large", 24).await.unwrap_err();
+    assert_eq!(error.kind, BackendErrorKind::OutOfSpace, "{error:?}");
+    assert!(backend.get("small", None).await.unwrap() == noise(1, 1 << 20));
+    assert_eq!(backend.stat("packs/large").await.unwrap_err().kind, BackendErrorKind::NotFound);
+    put("packs/fits", 2).await.unwrap();
+}
+
 async fn refused(options: S3Options) -> (BackendErrorKind, String) {
     let error = S3Backend::open(options).await.unwrap_err();
     let source = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -261,7 +330,7 @@ async fn wrong_keys_clocks_and_authorities_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn gateway_speed() {
-    let content = Bytes::from(crate::support::noise(1, 64 << 20));
+    let content = Bytes::from(noise(1, 64 << 20));
     for (tls, kind) in [(false, Kind::Plain), (true, Kind::Plain), (false, Kind::Locks)] {
         let bucket = new_bucket(kind);
         let options = options(kind, &bucket);

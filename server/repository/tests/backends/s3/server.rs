@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Before each piece of a slow answer.
+/// Before each piece of a slow answer, and of a body that is taken slowly.
 pub const SLOW_PAUSE: Duration = Duration::from_millis(150);
 
 /// What happens to a request.
@@ -33,6 +33,10 @@ pub enum Act {
     Cut(usize),
     /// The answer has no length and ends with the connection.
     NoLength(usize),
+    /// The request's body is taken in so many pieces, with a pause before each.
+    TakeSlowly(usize),
+    /// So many bytes of the request's body are taken, and no more; the connection stays.
+    StopTaking(usize),
     /// The range is not looked at.
     IgnoreRange,
     /// A success without effect.
@@ -119,8 +123,9 @@ impl Server {
     async fn serve(&self, stream: TcpStream) -> Option<()> {
         let mut stream = BufReader::new(stream);
         loop {
-            let request = read_request(&mut stream).await?;
+            let mut request = read_head(&mut stream).await?;
             let act = self.act_for(&request);
+            request.body = read_body(&mut stream, &request, act).await?;
             if act == Some(Act::DropBefore) {
                 return None;
             }
@@ -262,7 +267,28 @@ fn list(state: &State, target: &str) -> Answer {
     answer(200, String::new(), body.into_bytes())
 }
 
-async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+/// The bytes after a request's head; `None` when the connection ends before.
+async fn read_body(stream: &mut BufReader<TcpStream>, request: &Request, act: Option<Act>) -> Option<Vec<u8>> {
+    let length = request.headers.get("content-length").map_or(0, |value| value.parse().unwrap());
+    let mut body = vec![0; length];
+    let pieces = if let Some(Act::TakeSlowly(pieces)) = act { pieces } else { 1 };
+    for piece in body.chunks_mut(length.div_ceil(pieces).max(1)) {
+        if pieces > 1 {
+            tokio::time::sleep(SLOW_PAUSE).await;
+        }
+        match act {
+            Some(Act::StopTaking(bytes)) => {
+                let taken = bytes.min(piece.len());
+                stream.read_exact(&mut piece[..taken]).await.ok()?;
+                return std::future::pending().await;
+            }
+            _ => stream.read_exact(piece).await.ok()?,
+        };
+    }
+    Some(body)
+}
+
+async fn read_head(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok()?;
     let mut words = line.split(' ');
@@ -274,11 +300,8 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         headers.insert(name.to_lowercase(), value.to_owned());
     }
-    let length = headers.get("content-length").map_or(0, |value| value.parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
     let path = target.split('?').next().unwrap_or_default();
     // `/bucket/key`; nothing here needs escapes.
     let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
-    Some(Request { method, target, key, headers, body })
+    Some(Request { method, target, key, headers, body: Vec::new() })
 }
