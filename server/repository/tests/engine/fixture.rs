@@ -2,13 +2,18 @@
 //! and an independent reader, written from the format document, on it and on a fresh repository.
 
 use bytes::Bytes;
-use domain::Extent;
 use domain::point::PointKind;
+use domain::{Clock, Extent, SystemClock};
+use jiff::{SignedDuration, Timestamp};
+use repository::backend::ObjectInfo;
 use repository::{
-    FolderBackend, InitOptions, MemoryBackend, NoProgress, ObjectBackend, ReadPlan, Repository, VerifyOptions,
+    BackendError, BackendErrorKind, CollectOptions, Environment, Error, FolderBackend, InitOptions, MemoryBackend,
+    NoProgress, ObjectBackend, ReadPlan, Repository, VerifyOptions,
 };
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -147,7 +152,7 @@ fn read_with_peer(repository: &Path, secret: &str, number: u128) {
 
 /// What the independent reader's verification found: points with a fault, in its words.
 fn verify_with_peer(repository: &Path, secret: &str) -> Vec<String> {
-    let run = run_peer(repository, secret, &["verify".as_ref()]);
+    let run = run_peer(repository, secret, &[OsStr::new("verify")]);
     let found: serde_json::Value = serde_json::from_slice(&run.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&run.stderr)));
     let faults: Vec<String> = serde_json::from_value(found["faults"].clone()).unwrap();
@@ -232,6 +237,93 @@ async fn an_independent_verification_agrees() {
     let faults = verify_with_peer(folder.path(), PASSPHRASE);
     assert!(faults.iter().any(|fault| fault.starts_with("index/")), "{faults:?}");
     assert_eq!(faults.iter().filter(|fault| fault.starts_with("point ")).count(), 2, "{faults:?}");
+}
+
+/// Clocks of a day later.
+struct Tomorrow;
+
+impl Clock for Tomorrow {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + SignedDuration::from_hours(24)
+    }
+}
+
+/// A folder, seen by a writer whose manifest is on its way for a day, while others give it up; it cannot take it back.
+#[derive(Debug)]
+struct LateFolder(Arc<FolderBackend>);
+
+#[async_trait::async_trait]
+impl ObjectBackend for LateFolder {
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    async fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<(), BackendError> {
+        if name.starts_with("points/") {
+            let later = Environment { clock: Arc::new(Tomorrow), ..Environment::default() };
+            let others = Repository::open_in(Arc::clone(&self.0) as _, &passphrase(), later).await.unwrap();
+            let (options, progress) = (CollectOptions::default(), Arc::new(NoProgress));
+            let report = others.collect(options, progress, &CancellationToken::new()).await.unwrap();
+            assert_eq!(report.leases_voided, 1, "{report:?}");
+        }
+        self.0.put_new(name, parts).await
+    }
+
+    async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
+        self.0.get(name, range).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, BackendError> {
+        self.0.list(prefix).await
+    }
+
+    async fn stat(&self, name: &str) -> Result<ObjectInfo, BackendError> {
+        self.0.stat(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        let (kind, verb, place) = (BackendErrorKind::Unreachable, "delete", self.place());
+        Err(BackendError { kind, verb, name: name.to_owned(), place, source: None })
+    }
+}
+
+/// A real void: the writer was declared dead, and its manifest came all the same.
+#[tokio::test]
+async fn an_independent_reader_honours_a_void() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Arc::new(FolderBackend::create(folder.path()).unwrap());
+    let repository = new_repository(Arc::clone(&backend) as _).await;
+    full_point(&repository, point_id(1), &disks(1)).await.unwrap();
+    let late = reopen(Arc::new(LateFolder(Arc::clone(&backend)))).await;
+    let lost = full_point(&late, point_id(2), &disks(2)).await;
+    assert!(matches!(lost, Err(Error::LeaseLost { .. })), "{lost:?}");
+    assert_eq!(backend.list("points/").await.unwrap().len(), 2, "the manifest is there");
+    let voids = backend.list("voids/").await.unwrap();
+    let [void] = &voids[..] else { panic!("{voids:?}") };
+
+    let listed = || {
+        let run = run_peer(folder.path(), PASSPHRASE, &["list".as_ref()]);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let lines = String::from_utf8(run.stdout).unwrap();
+        (1..=2).filter(|number| lines.contains(&point_id(*number).to_string())).collect::<Vec<u128>>()
+    };
+    assert_eq!(listed(), [1]);
+    assert_eq!(repository.points().await.unwrap().points.len(), 1);
+    assert_eq!(verify_with_peer(folder.path(), PASSPHRASE), [""; 0]);
+    read_with_peer(folder.path(), PASSPHRASE, 1);
+    let output = folder.path().join("disk.raw");
+    let point = point_id(2).to_string();
+    let words = ["restore", "--point", &point, "--disk", "2000", "--output"].map(OsStr::new);
+    let refused = run_peer(folder.path(), PASSPHRASE, &[&words[..], &[output.as_os_str()]].concat());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("its lease is void"), "{refused:?}");
+    assert!(!output.exists());
+    // Nothing but the void speaks against it; one that does not open is none.
+    let path = folder.path().join(&void.name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(listed(), [1, 2]);
+    read_with_peer(folder.path(), PASSPHRASE, 2);
 }
 
 fn copy_folder(from: &Path, to: &Path) {
