@@ -45,7 +45,7 @@ enum Command {
     Admin(admin::Options),
     /// Start a simulated host, to try things on.
     Simulate(simulate::Options),
-    /// Work on a repository with nothing but its folder and its passphrase.
+    /// Work on a repository with nothing but its location and its passphrase.
     Repo(repo::RepoCommand),
     /// Back up and restore a machine on two simulated hosts, and compare every byte.
     Selftest(selftest::Options),

@@ -32,8 +32,11 @@ With the program `stillframe` (one file, no server, no database)
      The result is a raw image as large as the disk; what is zero takes no space. QEMU runs it, `dd` writes it to a disk,
      and `qemu-img convert -f raw -O vmdk disk.raw disk.vmdk` (or `-O vhdx`, `-O qcow2`) makes what other hypervisors take.
      Make a machine as `show` described it, the same firmware above all, and give it the disks in the same order.
-Every command asks for the passphrase; the recovery key is accepted in its place. To have a server again, install
-Stillframe on a new machine and add this folder to it as an existing repository: it takes up all restore points.
+Every command asks for the passphrase; the recovery key is accepted in its place. Where this is not a folder of the machine,
+nothing has to be mounted or copied: put `--location smb://ACCOUNT@HOST/SHARE/FOLDER`, `--location nfs://HOST/EXPORT/FOLDER` or
+`--location s3://BUCKET/PREFIX --endpoint https://HOST --access-key ID` in the place of `--path THIS_FOLDER`.
+To have a server again, install Stillframe on a new machine and add this folder to it as an existing repository: it takes up
+all restore points.
 
 When something is wrong
 -----------------------

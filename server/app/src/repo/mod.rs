@@ -1,16 +1,17 @@
-//! `stillframe repo`: work on a repository with nothing but its folder and its passphrase. No server, no database.
+//! `stillframe repo`: work on a repository with nothing but its location and its passphrase. No server, no database.
 //! Owns: the subcommands' arguments and output. Must never: print a passphrase, or leave half an image behind.
 
 mod backup;
 mod gc;
 mod key;
 mod passphrase;
+mod place;
 mod report;
 mod restore;
 
 use clap::{Args, Subcommand};
 use domain::{Clock, SystemClock};
-use repository::{FolderBackend, InitOptions, PointId, Repository, VerifyOptions};
+use repository::{InitOptions, PointId, Repository, VerifyOptions};
 use secrecy::SecretString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -19,27 +20,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-use passphrase::PassphraseSource;
+use place::Place;
 
-/// Work on a repository: only its folder and its passphrase are needed
+/// Work on a repository: only its location and its passphrase are needed
 #[derive(Debug, Args)]
 pub struct RepoCommand {
     #[command(subcommand)]
     action: Action,
 }
 
-#[derive(Debug, Args)]
-struct Place {
-    /// The repository's folder
-    #[arg(long)]
-    path: PathBuf,
-    #[command(flatten)]
-    passphrase: PassphraseSource,
-}
-
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make a new repository in an empty folder and print its recovery key
+    /// Make a new repository in an empty place and print its recovery key
     Init {
         #[command(flatten)]
         place: Place,
@@ -281,18 +273,19 @@ async fn open(place: &Place) -> Result<Repository, RepoError> {
 
 /// Also what opened it: changing keys needs it again.
 async fn open_with_secret(place: &Place) -> Result<(Repository, SecretString), RepoError> {
-    // The folder first: nobody should type a passphrase for a folder that is not there.
-    let backend = Arc::new(FolderBackend::open(&place.path)?);
+    // The location first: nobody should type a passphrase for a place that is not there.
+    let backend = place.location.open().await?;
     let passphrase = place.passphrase.read()?;
     Ok((Repository::open(backend, &passphrase).await?, passphrase))
 }
 
 async fn init(place: Place, chunk_kib: u32, out: &mut (dyn Write + Send)) -> Result<(), RepoError> {
     let passphrase = place.passphrase.read_new()?;
-    let backend = Arc::new(FolderBackend::create(&place.path)?);
+    let backend = place.location.create().await?;
+    let at = backend.place();
     let chunk_average_bytes = chunk_kib.saturating_mul(1024);
     let options = InitOptions { chunk_average_bytes, ..InitOptions::new(SystemClock.now()) };
     let (repository, key) = Repository::init(backend, &passphrase, options).await?;
-    writeln!(out, "Repository {} is ready in {}.", repository.id(), place.path.display())?;
+    writeln!(out, "Repository {} is ready in {at}.", repository.id())?;
     key::recovery_key(&key, out)
 }

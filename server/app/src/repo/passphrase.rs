@@ -122,7 +122,7 @@ fn first_line(input: impl Read) -> io::Result<SecretString> {
 }
 
 /// Asks on the terminal, without echo.
-fn prompt(question: &str) -> Result<SecretString, RepoError> {
+pub fn prompt(question: &str) -> Result<SecretString, RepoError> {
     let failed = |source: io::Error| RepoError::File { doing: "ask on", path: "the terminal".to_owned(), source };
     let terminal = io::stdin();
     let before = tcgetattr(&terminal).map_err(|error| failed(error.into()))?;
