@@ -1,5 +1,6 @@
 //! Integration: real sockets, real Postgres, the simulator with faults on, independent peers.
 
+mod adopt;
 mod bad_input;
 mod bench;
 mod cold;
@@ -8,6 +9,7 @@ mod hyperv_driver;
 mod kill;
 mod main_job;
 mod marks;
+mod retention;
 mod rig;
 mod selftest;
 mod start;

@@ -1,27 +1,48 @@
-//! A folder that can be made to fill up: after so many bytes every further object is refused as on a full disk.
+//! A folder that can be made to fill up: after so many bytes every further object is refused as on a full disk; and in
+//! which objects can be locked.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use engine::{Location, Locations, RealLocations};
 use repository::{BackendError, BackendErrorKind, LocationSecret, ObjectBackend, backend::ObjectInfo};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// Bytes that may still be stored; shared by all backends of one test.
+/// Shared by all backends of one test.
 #[derive(Clone)]
-pub struct FaultyFolder(Arc<AtomicU64>);
+pub struct FaultyFolder {
+    /// Bytes that may still be stored.
+    left: Arc<AtomicU64>,
+    /// Objects that nobody can delete.
+    locked: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl FaultyFolder {
     pub fn endless() -> Self {
-        Self(Arc::new(AtomicU64::new(u64::MAX)))
+        Self { left: Arc::new(AtomicU64::new(u64::MAX)), locked: Arc::default() }
     }
 
     /// From now on only so many bytes more.
     pub fn leave(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::SeqCst);
+        self.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// From now on the object cannot be deleted, as under object lock.
+    pub fn lock(&self, name: &str) {
+        self.locked.lock().expect("the locks").insert(name.to_owned());
+    }
+
+    /// All locks have come to their end.
+    pub fn unlock(&self) {
+        self.locked.lock().expect("the locks").clear();
+    }
+
+    fn around(&self, inner: Arc<dyn ObjectBackend>) -> Arc<dyn ObjectBackend> {
+        Arc::new(Faulty { inner, faults: self.clone() })
     }
 }
 
@@ -32,7 +53,7 @@ impl Locations for FaultyFolder {
         location: &Location,
         secret: Option<&LocationSecret>,
     ) -> Result<Arc<dyn ObjectBackend>, BackendError> {
-        Ok(Arc::new(Filling { inner: RealLocations.open(location, secret).await?, left: Arc::clone(&self.0) }))
+        Ok(self.around(RealLocations.open(location, secret).await?))
     }
 
     async fn create(
@@ -40,38 +61,38 @@ impl Locations for FaultyFolder {
         location: &Location,
         secret: Option<&LocationSecret>,
     ) -> Result<Arc<dyn ObjectBackend>, BackendError> {
-        Ok(Arc::new(Filling { inner: RealLocations.create(location, secret).await?, left: Arc::clone(&self.0) }))
+        Ok(self.around(RealLocations.create(location, secret).await?))
     }
 }
 
-struct Filling {
+struct Faulty {
     inner: Arc<dyn ObjectBackend>,
-    left: Arc<AtomicU64>,
+    faults: FaultyFolder,
 }
 
-impl fmt::Debug for Filling {
+impl Faulty {
+    fn refusal(&self, kind: BackendErrorKind, verb: &'static str, name: &str, source: io::Error) -> BackendError {
+        BackendError { kind, verb, name: name.to_owned(), place: self.place(), source: Some(Arc::new(source)) }
+    }
+}
+
+impl fmt::Debug for Faulty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
 }
 
 #[async_trait]
-impl ObjectBackend for Filling {
+impl ObjectBackend for Faulty {
     fn place(&self) -> String {
         self.inner.place()
     }
 
     async fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<(), BackendError> {
         let size: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let fits = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(size));
-        if fits.is_err() {
-            return Err(BackendError {
-                kind: BackendErrorKind::OutOfSpace,
-                verb: "store",
-                name: name.to_owned(),
-                place: self.place(),
-                source: Some(Arc::new(io::Error::from(io::ErrorKind::StorageFull))),
-            });
+        let left = &self.faults.left;
+        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(size)).is_err() {
+            return Err(self.refusal(BackendErrorKind::OutOfSpace, "store", name, io::ErrorKind::StorageFull.into()));
         }
         self.inner.put_new(name, parts).await
     }
@@ -89,6 +110,10 @@ impl ObjectBackend for Filling {
     }
 
     async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        if self.faults.locked.lock().expect("the locks").contains(name) {
+            let source = io::Error::other("nobody can delete it yet");
+            return Err(self.refusal(BackendErrorKind::Locked, "delete", name, source));
+        }
         self.inner.delete(name).await
     }
 }
