@@ -32,6 +32,7 @@ fn machine(host: &Host, spec: &MachineSpec) -> Result<(), SimulatorError> {
     let mut machine = systems::shell(&spec.name, spec.generation, spec.memory_mib, spec.processors);
     machine.quirks = spec.quirks;
     machine.writes = spec.writes;
+    machine.guest_says.clone_from(&spec.guest_says);
     let values = &mut machine.settings.values;
     values.insert("Notes".to_owned(), spec.notes.clone().into());
     values.insert("SecureBootEnabled".to_owned(), (spec.generation == 2 && spec.secure_boot).into());
@@ -49,7 +50,7 @@ fn machine(host: &Host, spec: &MachineSpec) -> Result<(), SimulatorError> {
     let id = machine.id;
     host.change(|state| state.machines.push(machine))?;
     for name in &spec.checkpoints {
-        snapshots::make_named(host, id, name).map_err(refused("checkpoint", &spec.name))?;
+        snapshots::make_named(host, id, name, false).map_err(refused("checkpoint", &spec.name))?;
     }
     power::set(host, id, spec.on).map_err(refused("power on", &spec.name))
 }

@@ -38,6 +38,8 @@ pub struct HostConfig {
     pub files: Files,
     /// Keep the digest of every disk as it was at each checkpoint (see [`super::disk::DiskStore::recorded_digest`]).
     pub records_digests: bool,
+    /// A checkpoint has the name that its settings ask for from the first moment. What a real host does with it is not known.
+    pub names_checkpoints: bool,
     /// Frozen files have their last updates of metadata only in their log.
     pub leaves_dirty_logs: bool,
     /// Size the volume `C:` claims.
@@ -62,6 +64,7 @@ impl HostConfig {
             switches: vec!["LAN".to_owned()],
             files: Files::Served { port: None, encryption: Encryption::Offered },
             records_digests: false,
+            names_checkpoints: false,
             leaves_dirty_logs: false,
             volume_bytes: 1 << 40,
             limits: Limits::default(),
@@ -117,6 +120,8 @@ pub struct MachineSpec {
     pub nics: Vec<Option<String>>,
     /// What the guest writes while it runs.
     pub writes: Option<GuestWrites>,
+    /// What the guest says of itself while it runs, as `Msvm_KvpExchangeDataItem`: names and values.
+    pub guest_says: Vec<(String, String)>,
     /// Names of checkpoints that users made before, oldest first.
     pub checkpoints: Vec<String>,
     /// What differs from a machine that does all it is asked.
@@ -137,6 +142,7 @@ impl MachineSpec {
             disks: Vec::new(),
             nics: vec![Some("LAN".to_owned())],
             writes: None,
+            guest_says: Vec::new(),
             checkpoints: Vec::new(),
             quirks: Quirks::default(),
         }

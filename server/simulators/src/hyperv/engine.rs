@@ -17,6 +17,8 @@ use super::wire::names;
 pub(crate) enum Answered {
     /// HTTP status and envelope.
     Message(u16, String),
+    /// An envelope that breaks off after so many bytes.
+    Truncated(String, usize),
     /// HTTP status and nothing.
     Status(u16),
     /// 401; the connection has to authenticate anew.
@@ -65,6 +67,7 @@ pub(crate) async fn answer(host: &Arc<Host>, message: Vec<u8>, sealed: bool) -> 
         _ => {}
     }
     let lost = injected == Some(Action::DropAfter);
+    let cut = if let Some(Action::Truncate(after)) = injected { Some(after) } else { None };
     let own = Arc::clone(host);
     // Calls touch files and locks, so they run on a thread.
     let work = move || {
@@ -82,7 +85,11 @@ pub(crate) async fn answer(host: &Arc<Host>, message: Vec<u8>, sealed: bool) -> 
             record.status = 200;
             host.log.add(record);
             let action = request.action.clone() + "Response";
-            Answered::Message(200, envelope::answer(&action, &request.message_id, &body))
+            let text = envelope::answer(&action, &request.message_id, &body);
+            match cut {
+                Some(after) => Answered::Truncated(text, after),
+                None => Answered::Message(200, text),
+            }
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Action {
     Stall(Duration),
     /// This HTTP status with a short text; nothing is done.
     Status(u16),
+    /// The answer's body ends after so many bytes, and the connection with it; the call is carried out.
+    Truncate(usize),
     /// 401, as when the session has expired; the connection must authenticate anew.
     Expired,
     /// A SOAP fault; nothing is done.
@@ -46,14 +48,24 @@ pub enum Action {
     JobSlow(Duration),
     /// The job stays at `running`; nothing is done, and the machine stays busy.
     JobNeverEnds,
+    /// The job does its work and stays at `running`, its machine busy, until it is told to end.
+    JobHangs,
     /// `CreateSnapshot` answers 0 with the snapshot instead of 4096 with a job.
     Synchronous,
     /// `GetVirtualDiskChanges` does not know the tracking id.
     RefuseTracking,
     /// `GetVirtualDiskChanges` looks at only so many bytes; 0 is no progress at all.
     ShortChanges(u64),
+    /// `GetVirtualDiskChanges` lists its first area twice.
+    OverlappingAreas,
+    /// `GetVirtualDiskChanges` lists an area behind what it looked at.
+    AreaPastAnswer,
     /// `ConvertToReferencePoint`: the tracking ids of the point belong to other disks.
     ForeignTracking,
+    /// `ConvertToReferencePoint`: the machine's disks have each other's tracking ids.
+    SwappedTracking,
+    /// `ConvertToReferencePoint`: the point has empty tracking ids.
+    NoTracking,
     /// `InitiateShutdown` answers 0 and the machine stays on.
     IgnoreShutdown,
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::host::{Host, State, Switch};
 use super::machine::{Machine, Part, ReferencePoint, STATE_OFF, STATE_ON, Settings, Snapshot, guid, settings_id};
+use super::model::embedded;
 use super::model::instance::Instance;
 use super::model::path::ObjectPath;
 use super::model::schema::{Class, schema};
@@ -16,6 +17,9 @@ const SETTINGS: &str = "Msvm_VirtualSystemSettingData";
 pub(crate) const REFERENCE_POINT: &str = "Msvm_VirtualSystemReferencePoint";
 const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 const SHUTDOWN: &str = "Msvm_ShutdownComponent";
+const EXCHANGE: &str = "Msvm_KvpExchangeComponent";
+/// `Source` of what the guest says of itself.
+const GUEST_INTRINSIC: u64 = 2;
 /// The services, with their `Name`.
 const SERVICES: [(&str, &str); 5] = [
     ("Msvm_VirtualSystemManagementService", "vmms"),
@@ -77,6 +81,9 @@ pub(crate) fn instances(host: &Host, wanted: &Class) -> Vec<Instance> {
         }
         if any(&[SHUTDOWN]) {
             out.extend(state.machines.iter().filter(|machine| machine.on).map(shutdown));
+        }
+        if any(&[EXCHANGE]) {
+            out.extend(state.machines.iter().filter(|machine| machine.on).map(exchange));
         }
         if any(&[SWITCH, "Msvm_VirtualEthernetSwitchSettingData"]) {
             out.extend(state.switches.iter().flat_map(switch));
@@ -211,6 +218,30 @@ fn shutdown(machine: &Machine) -> Instance {
         .with("SystemName", id)
         .with("EnabledState", 2u64)
         .with("OperationalStatus", vec![2u64])
+}
+
+/// What the guest says of itself.
+fn exchange(machine: &Machine) -> Instance {
+    let id = guid(machine.id);
+    let items = machine.guest_says.iter().map(|(name, data)| {
+        let item = Instance::of("Msvm_KvpExchangeDataItem")
+            .with("Caption", "Key-Value Pair Exchange Data Item")
+            .with("Data", data.as_str())
+            .with("Name", name.as_str())
+            .with("Source", GUEST_INTRINSIC);
+        embedded::write(&item)
+    });
+    Instance::of(EXCHANGE)
+        .with("Caption", "Key-Value Pair Exchange")
+        .with("CreationClassName", EXCHANGE)
+        .with("DeviceID", format!("Microsoft:{id}\\2A34B1C2-FD73-4043-8A5B-DD2159BC743F"))
+        .with("ElementName", "Key-Value Pair Exchange")
+        .with("EnabledState", 2u64)
+        .with("GuestExchangeItems", Vec::<String>::new())
+        .with("GuestIntrinsicExchangeItems", items.collect::<Vec<String>>())
+        .with("OperationalStatus", vec![2u64])
+        .with("SystemCreationClassName", SYSTEM)
+        .with("SystemName", id)
 }
 
 fn switch(switch: &Switch) -> [Instance; 2] {

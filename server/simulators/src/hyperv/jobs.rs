@@ -31,6 +31,7 @@ enum State {
     Starting = 3,
     Running = 4,
     Completed = 7,
+    Terminated = 8,
     Exception = 10,
 }
 
@@ -74,6 +75,8 @@ struct Job {
     begun: Instant,
     ended: Option<Instant>,
     made: Vec<ObjectPath>,
+    /// It did its work and waits to be told to end.
+    hangs: bool,
 }
 
 /// The jobs of a host.
@@ -100,7 +103,8 @@ impl Jobs {
         }
         let id = Uuid::new_v4();
         let (submitted, begun) = (now(), Instant::now());
-        all.push(Job { id, subject, state: State::Starting, error: None, submitted, begun, ended: None, made: vec![] });
+        let state = State::Starting;
+        all.push(Job { id, subject, state, error: None, submitted, begun, ended: None, made: vec![], hangs: false });
         Some(id)
     }
 
@@ -118,6 +122,16 @@ impl Jobs {
                 Err(error) => (job.state, job.error) = (State::Exception, Some(error)),
             }
         });
+    }
+
+    /// Ends a job that hangs; false when it is none that can be ended.
+    pub fn terminate(&self, id: Uuid) -> bool {
+        let mut all = self.all.lock();
+        let Some(job) = all.iter_mut().find(|job| job.id == id && job.hangs && job.ended.is_none()) else {
+            return false;
+        };
+        (job.state, job.ended) = (State::Terminated, Some(Instant::now()));
+        true
     }
 
     /// All jobs as instances.
@@ -152,9 +166,10 @@ fn instance(job: &Job) -> Instance {
         State::Starting => ("Starting", 0u64),
         State::Running => ("Job is running", 50),
         State::Completed => ("Job completed successfully", 100),
+        State::Terminated => ("Job terminated", 50),
         State::Exception => ("Job failed", 50),
     };
-    let done = matches!(job.state, State::Completed | State::Exception);
+    let done = job.ended.is_some();
     let mut instance = Instance::of(job.subject.class)
         .with("InstanceID", guid(job.id))
         .with("Name", "Msvm_ConcreteJob")
@@ -167,7 +182,7 @@ fn instance(job: &Job) -> Instance {
         .with("ElapsedTime", Value::Interval(elapsed.as_micros() as u64))
         .with("StartTime", job.submitted)
         .with("TimeSubmitted", job.submitted)
-        .with("Cancellable", false)
+        .with("Cancellable", job.hangs)
         .with("DeleteOnCompletion", false)
         .with("ErrorCode", 0u64)
         .with("ErrorDescription", "")
@@ -197,13 +212,13 @@ pub(crate) fn start(
     let own = Arc::clone(host);
     host.runtime.spawn(async move {
         own.jobs.update(id, |job| job.state = State::Running);
-        let extra = if let Some(Action::JobSlow(extra)) = injected { extra } else { Duration::ZERO };
+        let extra = if let Some(Action::JobSlow(extra)) = &injected { *extra } else { Duration::ZERO };
         tokio::select! {
             () = tokio::time::sleep(own.config.limits.job_delay + extra) => {}
             () = own.stop.cancelled() => return,
         }
-        let outcome = match injected {
-            Some(Action::JobFails { code, description }) => Err(JobError { code, description }),
+        let outcome = match &injected {
+            Some(Action::JobFails { code, description }) => Err(JobError::new(*code, description)),
             Some(Action::JobNeverEnds) => return,
             _ => {
                 let host = Arc::clone(&own);
@@ -211,7 +226,10 @@ pub(crate) fn start(
                 joined.unwrap_or_else(|_| Err(JobError::new(FAILED, "the job panicked")))
             }
         };
-        own.jobs.finish(id, outcome);
+        match (injected, outcome) {
+            (Some(Action::JobHangs), Ok(made)) => own.jobs.update(id, |job| (job.made, job.hangs) = (made, true)),
+            (_, outcome) => own.jobs.finish(id, outcome),
+        }
     });
     Some(reference(class, id))
 }

@@ -116,6 +116,9 @@ pub(crate) struct Machine {
     pub snapshots: Vec<Snapshot>,
     pub points: Vec<ReferencePoint>,
     pub writes: Option<GuestWrites>,
+    /// What the guest says of itself: names and values.
+    #[serde(default)]
+    pub guest_says: Vec<(String, String)>,
     pub quirks: Quirks,
 }
 

@@ -120,6 +120,11 @@ impl Samba {
         let _ = self.child.wait();
     }
 
+    /// Its processes stop where they are, as on a host that hangs, or go on.
+    pub fn pause(&self, paused: bool) {
+        let _ = kill_process_group(Pid::from_child(&self.child), if paused { Signal::STOP } else { Signal::CONT });
+    }
+
     fn launch(state: &Path, port: u16) -> Result<Self, SimulatorError> {
         let path = state.join("output");
         let output = OpenOptions::new().append(true).create(true).open(&path);

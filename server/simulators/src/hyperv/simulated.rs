@@ -17,7 +17,7 @@ use super::host::{Addresses, Host};
 use super::inject::Faults;
 use super::log::RequestRecord;
 use super::machine::{Machine, guid};
-use super::methods::power;
+use super::methods::{power, snapshots};
 use super::model::value::Value;
 use super::samba::{Samba, SambaOptions};
 use super::wire::server;
@@ -136,6 +136,44 @@ impl SimulatedHost {
             *samba = serve_files(&self.host.config, self.smb_address.map(|address| address.port()))?;
         }
         Ok(())
+    }
+
+    /// Ends the service of the drive: no file can be reached any more.
+    pub fn stop_files(&self) {
+        drop(self.samba.lock().take());
+    }
+
+    /// The service of the drive hangs, or goes on.
+    pub fn pause_files(&self, paused: bool) {
+        if let Some(samba) = self.samba.lock().as_ref() {
+            samba.pause(paused);
+        }
+    }
+
+    /// Somebody gives a machine another name.
+    pub fn rename(&self, machine: &str, name: &str) -> Result<(), SimulatorError> {
+        let id = self.find(machine)?;
+        let changed = self.host.change_machine(id, |machine| {
+            machine.settings.values.insert("ElementName".to_owned(), name.into());
+        });
+        changed.map(drop)
+    }
+
+    /// Somebody removes a machine; its files stay.
+    pub fn destroy(&self, machine: &str) -> Result<(), SimulatorError> {
+        let id = self.find(machine)?;
+        self.host.store.stop_guest(&guid(id))?;
+        self.host.change(|state| state.machines.retain(|machine| machine.id != id))
+    }
+
+    /// Another program's backup makes its checkpoint.
+    pub fn make_foreign_checkpoint(&self, machine: &str, name: &str) -> Result<(), SimulatorError> {
+        let id = self.find(machine)?;
+        snapshots::make_named(&self.host, id, name, true).map_err(|error| SimulatorError::Refused {
+            operation: "checkpoint",
+            machine: machine.to_owned(),
+            reason: error.description,
+        })
     }
 
     /// SHA-256 of its certificate.

@@ -66,6 +66,11 @@ pub(super) fn changes(call: &Call<'_>) -> Result<Output, Refusal> {
         processed = next - offset;
         ranges.truncate(limits.ranges_per_answer);
     }
+    match call.injected {
+        Some(Action::OverlappingAreas) => ranges.extend(ranges.first().copied()),
+        Some(Action::AreaPastAnswer) => ranges.push((offset + processed, 4096)),
+        _ => {}
+    }
     let (offsets, lengths): (Vec<u64>, Vec<u64>) = ranges.into_iter().unzip();
     Ok(Output::default()
         .with("ChangedByteLengths", lengths)

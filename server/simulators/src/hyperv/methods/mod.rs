@@ -66,7 +66,7 @@ const MANAGEMENT: &str = "Msvm_VirtualSystemManagementService";
 const SNAPSHOTS: &str = "Msvm_VirtualSystemSnapshotService";
 const IMAGES: &str = "Msvm_ImageManagementService";
 
-static METHODS: [Method; 15] = [
+static METHODS: [Method; 16] = [
     Method {
         class: SNAPSHOTS,
         name: "CreateSnapshot",
@@ -170,6 +170,12 @@ static METHODS: [Method; 15] = [
         name: "RequestStateChange",
         parameters: &[("RequestedState", Takes::Number), ("TimeoutPeriod", Takes::Text)],
         run: power::request,
+    },
+    Method {
+        class: "Msvm_ConcreteJob",
+        name: "RequestStateChange",
+        parameters: &[("RequestedState", Takes::Number), ("TimeoutPeriod", Takes::Text)],
+        run: systems::end_job,
     },
     Method {
         class: "Msvm_ShutdownComponent",

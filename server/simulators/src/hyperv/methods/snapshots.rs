@@ -28,12 +28,14 @@ const BUILD_1703: u32 = 15063;
 const SNAPSHOTS_MAX: usize = 50;
 
 /// What kind of checkpoint is made.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Plan {
     recovery: bool,
     consistency: u64,
     /// Disks that take no part are left out instead of failing it.
     leaves_out: bool,
+    /// Instead of the host's own.
+    name: Option<String>,
 }
 
 pub(super) fn create(call: &Call<'_>) -> Result<Output, Refusal> {
@@ -50,14 +52,15 @@ pub(super) fn create(call: &Call<'_>) -> Result<Output, Refusal> {
         return Err(Refusal::Code(RETURN_INVALID_PARAMETER));
     }
     let leaves_out = settings.and_then(|s| s.get("IgnoreNonSnapshottableDisks")) == Some(&Value::Flag(true));
-    let plan = Plan { recovery, consistency, leaves_out };
+    let name = settings.and_then(|s| s.text("ElementName")).filter(|_| call.host.config.names_checkpoints);
+    let plan = Plan { recovery, consistency, leaves_out, name: name.map(str::to_owned) };
     if call.injected == Some(Action::Synchronous) {
-        let made = make(call.host, &machine, plan).map_err(|error| Refusal::Code(u32::from(error.code)))?;
+        let made = make(call.host, &machine, &plan).map_err(|error| Refusal::Code(u32::from(error.code)))?;
         return Ok(Output::default().with("ResultingSnapshot", settings_path(made)));
     }
     call.start(Some(machine.id), move |host| {
         let machine = host.machine(machine.id).ok_or_else(gone)?;
-        Ok(vec![settings_path(make(host, &machine, plan)?)])
+        Ok(vec![settings_path(make(host, &machine, &plan)?)])
     })
 }
 
@@ -65,7 +68,7 @@ fn gone() -> JobError {
     JobError::new(FAILED, "The virtual machine is gone.")
 }
 
-fn make(host: &Host, machine: &Machine, plan: Plan) -> Result<Uuid, JobError> {
+fn make(host: &Host, machine: &Machine, plan: &Plan) -> Result<Uuid, JobError> {
     if plan.recovery && plan.consistency == APPLICATION && machine.on && machine.quirks.no_consistency {
         let description = format!(
             "Checkpoint operation for '{}' failed. Production checkpoints cannot be created for '{}'. (0x80070780)",
@@ -93,7 +96,9 @@ fn make(host: &Host, machine: &Machine, plan: Plan) -> Result<Uuid, JobError> {
     let id = Uuid::new_v4();
     let created = now();
     let title = created.strftime("%-m/%-d/%Y - %-I:%M:%S %p");
-    let name = if plan.recovery {
+    let name = if let Some(name) = &plan.name {
+        name.clone()
+    } else if plan.recovery {
         format!("{} - Backup - ({title})", machine.name())
     } else {
         format!("{} - ({title})", machine.name())
@@ -110,16 +115,10 @@ fn make(host: &Host, machine: &Machine, plan: Plan) -> Result<Uuid, JobError> {
     if there { Ok(id) } else { Err(gone()) }
 }
 
-/// Makes a user's checkpoint of that name, for a fresh host.
-pub(crate) fn make_named(host: &Host, machine: Uuid, name: &str) -> Result<(), JobError> {
-    let plan = Plan { recovery: false, consistency: CRASH, leaves_out: true };
-    let id = make(host, &host.machine(machine).ok_or_else(gone)?, plan)?;
-    host.change_machine(machine, |machine| {
-        for snapshot in machine.snapshots.iter_mut().filter(|snapshot| snapshot.id == id) {
-            snapshot.settings.values.insert("ElementName".to_owned(), name.into());
-        }
-    })?;
-    Ok(())
+/// Makes a checkpoint of that name, a user's or that of another program's backup.
+pub(crate) fn make_named(host: &Host, machine: Uuid, name: &str, recovery: bool) -> Result<(), JobError> {
+    let plan = Plan { recovery, consistency: CRASH, leaves_out: true, name: Some(name.to_owned()) };
+    make(host, &host.machine(machine).ok_or_else(gone)?, &plan).map(drop)
 }
 
 /// The checkpoint a call is about.
@@ -142,7 +141,7 @@ pub(super) fn convert(call: &Call<'_>) -> Result<Output, Refusal> {
     if !snapshot.recovery {
         return Err(Refusal::Code(RETURN_INVALID_PARAMETER));
     }
-    let foreign = call.injected == Some(Action::ForeignTracking);
+    let injected = call.injected.clone();
     call.start(Some(machine.id), move |host| {
         let mut tracking = Vec::new();
         end(host, machine.id, &snapshot, |host, disk, frozen| {
@@ -151,10 +150,17 @@ pub(super) fn convert(call: &Call<'_>) -> Result<Output, Refusal> {
             tracking.extend(local.map(|(local, _)| (local, converted.tracking_id)));
             Ok(converted.merged)
         })?;
-        if foreign {
-            for (_, id) in &mut tracking {
-                *id = format!("rctX:{}", Uuid::new_v4());
+        match injected {
+            Some(Action::ForeignTracking) => {
+                tracking.iter_mut().for_each(|(_, id)| *id = format!("rctX:{}", Uuid::new_v4()));
             }
+            Some(Action::NoTracking) => tracking.iter_mut().for_each(|(_, id)| id.clear()),
+            Some(Action::SwappedTracking) => {
+                let mut ids: Vec<String> = tracking.iter().map(|(_, id): &(String, String)| id.clone()).collect();
+                ids.rotate_left(1);
+                tracking.iter_mut().zip(ids).for_each(|((_, own), other)| *own = other);
+            }
+            _ => {}
         }
         let point = ReferencePoint { id: Uuid::new_v4(), consistency: snapshot.consistency, tracking };
         let path = point_path(point.id);

@@ -92,6 +92,7 @@ pub(crate) fn shell(name: &str, generation: u8, memory_mib: u64, processors: u32
         snapshots: Vec::new(),
         points: Vec::new(),
         writes: None,
+        guest_says: Vec::new(),
         quirks: Quirks::default(),
     }
 }
@@ -179,6 +180,21 @@ pub(super) fn modify(call: &Call<'_>) -> Result<Output, Refusal> {
         })?;
         Ok(Vec::new())
     })
+}
+
+/// Ends a job that can be ended.
+pub(super) fn end_job(call: &Call<'_>) -> Result<Output, Refusal> {
+    /// `RequestedState`: terminate, kill.
+    const ENDS: [u64; 2] = [4, 5];
+    if !ENDS.contains(&call.number("RequestedState")?) {
+        return Err(Refusal::Code(RETURN_INVALID_PARAMETER));
+    }
+    let id = call.target.get("InstanceID").text().and_then(|id| Uuid::parse_str(id).ok());
+    if id.is_some_and(|id| call.host.jobs.terminate(id)) {
+        Ok(Output::default())
+    } else {
+        Err(Refusal::Code(RETURN_INVALID_STATE))
+    }
 }
 
 pub(super) fn destroy(call: &Call<'_>) -> Result<Output, Refusal> {

@@ -10,9 +10,9 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
+use super::body::Whole;
 use super::sealed;
 use crate::hyperv::crimes::Rule;
 use crate::hyperv::engine::{self, Answered};
@@ -63,8 +64,8 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener, tls: bool) {
     listen::run(listener, acceptor, stop, connection).await;
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(Bytes::from(text.to_owned())));
+fn plain(status: StatusCode, text: &str) -> Response<Whole> {
+    let mut response = Response::new(Whole::new(text.to_owned()));
     *response.status_mut() = status;
     response
 }
@@ -79,11 +80,11 @@ enum Verdict {
     /// Go on; by Basic, or by NTLM now or earlier. The answer carries SPNEGO's last token.
     Known(Option<Vec<u8>>),
     /// Answer this.
-    Answer(Response<Full<Bytes>>),
+    Answer(Response<Whole>),
 }
 
 impl Connection {
-    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, io::Error> {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Whole>, io::Error> {
         let (parts, body) = request.into_parts();
         if parts.uri.path() != "/wsman" {
             return Ok(plain(StatusCode::NOT_FOUND, "404 Not Found: this is a simulated host (Stillframe)"));
@@ -116,7 +117,7 @@ impl Connection {
     }
 
     /// Answers somebody who is known.
-    async fn serve(&self, body: Bytes, is_sealed: bool, kind: &str) -> Result<Response<Full<Bytes>>, io::Error> {
+    async fn serve(&self, body: Bytes, is_sealed: bool, kind: &str) -> Result<Response<Whole>, io::Error> {
         if body.is_empty() {
             return Ok(plain(StatusCode::OK, ""));
         }
@@ -138,11 +139,12 @@ impl Connection {
         self.answer(message, is_sealed).await
     }
 
-    async fn answer(&self, message: Vec<u8>, is_sealed: bool) -> Result<Response<Full<Bytes>>, io::Error> {
+    async fn answer(&self, message: Vec<u8>, is_sealed: bool) -> Result<Response<Whole>, io::Error> {
         let host = Arc::clone(&self.host);
         let answered = engine::answer(&host, message, is_sealed).await;
-        let (status, text) = match answered {
-            Answered::Message(status, text) => (status, text),
+        let (status, text, cut) = match answered {
+            Answered::Message(status, text) => (status, text, None),
+            Answered::Truncated(text, after) => (StatusCode::OK.as_u16(), text, Some(after)),
             Answered::Dropped => return Err(dropped()),
             Answered::Status(status) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -160,7 +162,14 @@ impl Connection {
             }
             _ => (text.into_bytes(), SOAP_TYPE),
         };
-        let mut response = Response::new(Full::from(Bytes::from(body)));
+        let body = Whole::new(body);
+        let mut response = Response::new(match cut {
+            Some(after) => body.broken_off(after),
+            None => body,
+        });
+        if let Some(length) = response.body().promise() {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         Ok(response)
@@ -184,7 +193,7 @@ impl Connection {
     }
 
     /// 401 with what this door takes.
-    fn challenge(&self, reason: &str) -> Response<Full<Bytes>> {
+    fn challenge(&self, reason: &str) -> Response<Whole> {
         let mut response = plain(StatusCode::UNAUTHORIZED, reason);
         response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static("Negotiate"));
         if self.tls {
