@@ -1,123 +1,14 @@
 //! The Hyper-V driver against the simulated host and its Samba, which share no code with it: whole backups and restores byte
 //! for byte. What a real Windows does was never seen.
 
+use crate::hyperv_lab::{Lab, digest, read_into, request, web};
 use bytes::Bytes;
-use domain::Extent;
-use domain::machine::Quiesce;
 use domain::point::{ChangeMark, Consistency};
-use futures_util::StreamExt as _;
-use hypervisor::hyperv::{ConnectOptions, HyperVHost, Timeouts, Transport};
-use hypervisor::{Areas, DiskReader, FullReads, Hypervisor, MachineRef, RestoreRequest, ShutDown, SnapshotRequest};
-use sha2::{Digest as _, Sha256};
-use simulators::hyperv::{
-    Content, DISK_FOLDER, DiskKind, DiskSpec, GuestWrites, HostConfig, MachineSpec, MachineView, SimulatedHost,
-};
-use std::sync::Arc;
+use futures_util::TryStreamExt as _;
+use hypervisor::hyperv::Transport;
+use hypervisor::{Areas, Hypervisor, RestoreRequest, ShutDown};
+use simulators::hyperv::{DISK_FOLDER, MachineSpec};
 use std::time::Duration;
-use tempfile::TempDir;
-
-const MIB: u64 = 1 << 20;
-
-/// A simulated host in a folder of its own.
-struct Lab {
-    host: SimulatedHost,
-    _folder: TempDir,
-}
-
-/// A running machine of generation 2 with two disks, whose guest writes when it is told to.
-fn web() -> MachineSpec {
-    let disk = |size, seed| DiskSpec::new(size, Content::Pattern { seed, used_bytes: size / 2 });
-    MachineSpec {
-        on: true,
-        disks: vec![disk(24 * MIB, 1), DiskSpec { kind: DiskKind::Fixed, ..disk(8 * MIB, 2) }],
-        writes: Some(GuestWrites { bytes_per_second: 0, seed: 3 }),
-        ..MachineSpec::new("web")
-    }
-}
-
-impl Lab {
-    async fn with(machines: Vec<MachineSpec>) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut config = HostConfig::new("HV-A", folder.path().join("host"));
-        config.limits.job_delay = Duration::from_millis(20);
-        config.machines = machines;
-        Self { host: SimulatedHost::start(config).await.expect("a simulated host"), _folder: folder }
-    }
-
-    async fn connect(&self, transport: Transport) -> HyperVHost {
-        let control = match transport {
-            Transport::SealedHttp => self.host.http_address(),
-            Transport::TlsNtlm | Transport::TlsBasic => self.host.tls_address(),
-        };
-        let options = ConnectOptions {
-            host: "127.0.0.1".into(),
-            port: control.port(),
-            share_port: self.host.smb_address().expect("its drive is served").port(),
-            account: "Administrator".into(),
-            password: "simulated".to_owned().into(),
-            certificate_sha256: self.host.certificate_sha256(),
-            transport,
-            full_reads: FullReads::AllocatedAreas,
-            timeouts: Timeouts { back_off: Duration::from_millis(20), ..Timeouts::default() },
-        };
-        HyperVHost::connect(options).await.expect("a session")
-    }
-
-    fn machine(&self, name: &str) -> MachineView {
-        self.host.machine(name).expect("the machine")
-    }
-
-    fn reference(&self, name: &str) -> MachineRef {
-        MachineRef(self.machine(name).id)
-    }
-
-    fn guest_writes(&self, name: &str) {
-        self.host.store().guest_burst(&self.machine(name).id, 2 * MIB);
-    }
-
-    /// SHA-256 of each disk as the guest has it now.
-    fn digests(&self, name: &str) -> Vec<String> {
-        let disks = self.machine(name).disks;
-        disks.iter().map(|disk| self.host.store().digest(disk.id).expect("a digest")).collect()
-    }
-
-    /// Nothing of a backup is left, and the client broke no rule.
-    fn assert_clean(&self, name: &str) {
-        let machine = self.machine(name);
-        assert!(machine.snapshots.is_empty(), "{:?}", machine.snapshots);
-        assert!(self.host.crimes().is_empty(), "{:?}", self.host.crimes());
-        assert_eq!(self.host.open_enumerations(), 0);
-    }
-}
-
-fn request(name: &str) -> SnapshotRequest {
-    SnapshotRequest { name: format!("stillframe-{name}"), description: "test".into(), quiesce: Quiesce::Prefer }
-}
-
-fn digest(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
-/// Reads what changed since `mark`, or what is allocated, into `copy`; returns how many bytes that were.
-async fn read_into(copy: &mut Vec<u8>, disk: &Arc<dyn DiskReader>, mark: Option<&ChangeMark>) -> u64 {
-    let areas = match mark {
-        Some(mark) => disk.changed_since(mark).await.expect("what changed"),
-        None => disk.allocated().await.expect("what is allocated"),
-    };
-    let Areas::Known(areas) = areas else { panic!("{areas:?}") };
-    copy.resize(disk.size_bytes() as usize, 0);
-    for area in &areas {
-        let mut at = area.offset as usize;
-        let mut stream = disk.stream(Extent::new(area.offset, area.length));
-        while let Some(piece) = stream.next().await {
-            let piece = piece.expect("bytes");
-            copy[at..at + piece.len()].copy_from_slice(&piece);
-            at += piece.len();
-        }
-        assert_eq!(at as u64, area.end());
-    }
-    domain::extent::total_bytes(&areas)
-}
 
 async fn three_backups(transport: Transport) {
     let lab = Lab::with(vec![web()]).await;
@@ -141,11 +32,11 @@ async fn three_backups(transport: Transport) {
             assert_eq!(digest(copy), *wanted, "round {round}, disk {}", disk.key());
         }
         let sealed = host.seal_snapshot(&web, &snapshot).await.expect("marks");
-        assert_eq!(sealed.len(), 2, "{sealed:?}");
+        assert_eq!((sealed.marks.len(), sealed.unmarked.len()), (2, 0), "{sealed:?}");
         host.remove_snapshot(&web, &snapshot.reference).await.expect("gone already");
         host.forget_marks(&web, &marks).await.expect("forgotten");
         host.forget_marks(&web, &marks).await.expect("gone already");
-        marks = sealed;
+        marks = sealed.marks;
         lab.assert_clean("web");
         assert_eq!(lab.machine("web").reference_points.len(), 1, "only the newest is kept");
     }
@@ -229,4 +120,47 @@ async fn a_machine_goes_off_and_on() {
     host.power_off(&web).await.expect("off");
     assert!(!lab.machine("web").on);
     lab.assert_clean("web");
+}
+
+#[tokio::test]
+async fn areas_come_side_by_side_in_their_order_and_with_their_places() {
+    let lab = Lab::with(vec![web()]).await;
+    let host = lab.connect(Transport::TlsNtlm).await;
+    let web = lab.reference("web");
+    let frozen = lab.digests("web");
+    let snapshot = host.create_snapshot(&web, &request("areas")).await.expect("a checkpoint");
+    for (disk, wanted) in host.open_disks(&web, &snapshot).await.expect("open").iter().zip(&frozen) {
+        let Areas::Known(areas) = disk.allocated().await.expect("what is allocated") else { panic!("unknown") };
+        let pieces: Vec<(u64, Bytes)> = disk.stream_areas(areas.clone()).try_collect().await.expect("bytes");
+        assert!(pieces.windows(2).all(|two| two[0].0 + two[0].1.len() as u64 <= two[1].0), "in order");
+        let mut copy = vec![0; disk.size_bytes() as usize];
+        for (at, piece) in &pieces {
+            copy[*at as usize..*at as usize + piece.len()].copy_from_slice(piece);
+        }
+        assert_eq!(digest(&copy), *wanted);
+        assert!(disk.lanes() > 1);
+    }
+    host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
+    lab.assert_clean("web");
+}
+
+#[tokio::test]
+async fn the_inventory_says_what_guests_say_of_themselves() {
+    let said = |name: &str, data: &str| (name.to_owned(), data.to_owned());
+    let mut talks = web();
+    talks.guest_says = vec![
+        said("FullyQualifiedDomainName", "web.example.org"),
+        said("OSName", "Debian GNU/Linux <12> & more"),
+        said("NetworkAddressIPv4", "127.0.0.1;192.0.2.7"),
+    ];
+    let mut lies = MachineSpec { on: true, ..MachineSpec::new("lies") };
+    lies.guest_says = vec![said("OSName", &"<INSTANCE>".repeat(5000)), said("NetworkAddressIPv4", "not one;;")];
+    let lab = Lab::with(vec![talks, lies, MachineSpec::new("off")]).await;
+    let found = lab.connect(Transport::TlsNtlm).await.inventory().await.expect("the inventory").machines;
+    let of = |name: &str| {
+        let machine = found.iter().find(|machine| machine.config.name == name).expect("the machine");
+        (machine.guest_name.as_str(), machine.guest_address.as_deref())
+    };
+    assert_eq!(of("web"), ("Debian GNU/Linux <12> & more", Some("192.0.2.7")));
+    assert_eq!((of("lies"), of("off")), (("", None), ("", None)));
 }

@@ -6,6 +6,8 @@ mod bench;
 mod cold;
 mod esxi_driver;
 mod hyperv_driver;
+mod hyperv_lab;
+mod hyperv_trouble;
 mod kill;
 mod main_job;
 mod marks;

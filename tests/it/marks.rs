@@ -9,7 +9,7 @@ use domain::point::{ChangeMark, PointKind};
 use engine::{ConnectTarget, Connector, RealLocations};
 use hypervisor::{
     DevicePreflight, DiskReader, ErrorKind, HostError, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
-    RestoreRequest, RestoreTarget, Result, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -57,14 +57,14 @@ impl Connector for KeepingConnector {
 
 #[async_trait]
 impl Hypervisor for Keeping {
-    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
-        let marks = self.host.seal_snapshot(machine, snapshot).await?;
-        self.ledger.kept.lock().expect("the ledger").extend(marks.iter().map(|mark| mark.token.clone()));
+    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Sealed> {
+        let sealed = self.host.seal_snapshot(machine, snapshot).await?;
+        self.ledger.kept.lock().expect("the ledger").extend(sealed.marks.iter().map(|mark| mark.token.clone()));
         if let Some(folder) = self.ledger.takes_away.lock().expect("the ledger").take() {
             std::fs::rename(&folder, folder.with_extension("aside")).expect("taken away");
             std::fs::write(&folder, "no folder").expect("in the way");
         }
-        Ok(marks)
+        Ok(sealed)
     }
 
     async fn forget_marks(&self, _: &MachineRef, marks: &[ChangeMark]) -> Result<()> {

@@ -1,7 +1,7 @@
-//! How fast a disk is read over SMB, beside `smbclient get` of the same file from the same Samba: signed, its file in the
-//! page cache. `smb_read [MiB] [rounds] [encrypt]`
+//! How fast a disk is read over SMB, whole and in an increment's areas, beside `smbclient get` of the same file from the
+//! same Samba: signed, its file in the page cache. `smb_read [MiB] [rounds] [encrypt]`
 //!
-//! Prints MiB/s and processor seconds of the client for both, the ratio of the medians, and what an increment costs.
+//! Prints MiB/s and processor seconds of the client of every round, and the ratios of the medians to that of smbclient.
 
 #[path = "../tests/files/samba.rs"]
 mod samba;
@@ -10,9 +10,10 @@ use bytes::Bytes;
 use disk::container::ImageKind;
 use disk::container::vhdx::VhdxOptions;
 use domain::Extent;
-use futures_util::TryStreamExt as _;
-use hypervisor::hyperv::files::{FrozenDisk, ShareOptions, Shares};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use hypervisor::hyperv::files::{FrozenDisk, LANES as LANES_AT_ONCE, ShareOptions, Shares};
 use samba::{PASSWORD, Samba, run};
+use std::collections::BTreeMap;
 use std::time::Instant;
 use std::{fmt, fs};
 use uuid::Uuid;
@@ -23,6 +24,12 @@ const TICKS: f64 = 100.0;
 /// An increment's areas, one in every so many bytes.
 const AREA_BYTES: u64 = 64 << 10;
 const AREA_EVERY_BYTES: u64 = MIB;
+/// What is measured.
+const SMBCLIENT: &str = "smbclient get";
+const FULL: &str = "full, one stream";
+const SIDE_BY_SIDE: &str = "64 KiB in each MiB, side by side";
+const LANES: &str = "64 KiB in each MiB, in lanes";
+const ONE_BY_ONE: &str = "64 KiB in each MiB, one by one";
 
 /// MiB/s, and processor seconds of the client.
 #[derive(Clone, Copy)]
@@ -49,18 +56,28 @@ async fn main() {
     write(&shares, mib).await;
     let disk = shares.open_disk(r"C:\x.vhdx").await.expect("the disk");
     println!("{:?}", shares.protection().await.expect("a session"));
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut found: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     for round in 0..=rounds {
-        let (full, get) = (full(&disk, mib).await, smbclient(&samba, mib, require_encryption));
-        if round > 0 {
-            println!("stream {full}   smbclient {get}");
-            ours.push(full);
-            theirs.push(get);
+        let figures = [
+            (SMBCLIENT, smbclient(&samba, mib, require_encryption)),
+            (FULL, full(&disk, mib).await),
+            (SIDE_BY_SIDE, side_by_side(&disk, mib).await),
+            (LANES, by_lanes(&disk, mib, LANES_AT_ONCE).await),
+            (ONE_BY_ONE, by_lanes(&disk, mib, 1).await),
+        ];
+        // The first warms everything up.
+        for (what, figures) in figures.into_iter().filter(|_| round > 0) {
+            println!("{what:32} {figures}");
+            found.entry(what).or_default().push(figures);
         }
     }
-    let (ours, theirs) = (median(ours), median(theirs));
-    println!("median: stream {ours}   smbclient {theirs}   ratio {:.2}", ours.rate / theirs.rate);
-    increments(&disk, mib).await;
+    let median = |what: &str| median(&found[what]);
+    let theirs = median(SMBCLIENT);
+    println!("medians: {SMBCLIENT} {theirs}");
+    for what in [FULL, SIDE_BY_SIDE, LANES, ONE_BY_ONE] {
+        let ours = median(what);
+        println!("{what:32} {ours}   ratio to smbclient {:.2}", ours.rate / theirs.rate);
+    }
 }
 
 async fn write(shares: &Shares, mib: u64) {
@@ -111,28 +128,42 @@ fn smbclient(samba: &Samba, mib: u64, encrypt: bool) -> Figures {
     figures(mib, start, processor().1 - before.1)
 }
 
-/// Areas of 64 KiB, one in every MiB: fetched side by side, and one stream after the other.
-async fn increments(disk: &FrozenDisk, mib: u64) {
+/// Areas of 64 KiB, one in every MiB.
+fn areas(mib: u64) -> (Vec<Extent>, u64) {
     let areas: Vec<Extent> =
         (0..mib * MIB / AREA_EVERY_BYTES).map(|index| Extent::new(index * AREA_EVERY_BYTES, AREA_BYTES)).collect();
     let total = areas.len() as u64 * AREA_BYTES / MIB;
+    (areas, total)
+}
+
+/// As a full of scattered areas is read.
+async fn side_by_side(disk: &FrozenDisk, mib: u64) -> Figures {
+    let (areas, total) = areas(mib);
+    let count = areas.len();
     let (start, before) = (Instant::now(), processor());
-    let pieces: Vec<(u64, Bytes)> = disk.stream_areas(areas.clone()).try_collect().await.expect("areas");
-    assert_eq!(pieces.len(), areas.len());
-    println!("increment, side by side: {}", figures(total, start, processor().0 - before.0));
+    let pieces: Vec<(u64, Bytes)> = disk.stream_areas(areas).try_collect().await.expect("areas");
+    assert_eq!(pieces.len(), count);
+    figures(total, start, processor().0 - before.0)
+}
+
+/// As an increment is read: a stream for each area, so many at once.
+async fn by_lanes(disk: &FrozenDisk, mib: u64, lanes: usize) -> Figures {
+    let (areas, total) = areas(mib);
     let (start, before) = (Instant::now(), processor());
-    for area in areas {
+    let read = |area: Extent| async move {
         let pieces: Vec<Bytes> = disk.stream(area).try_collect().await.expect("an area");
         assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>() as u64, area.length);
-    }
-    println!("increment, one by one:   {}", figures(total, start, processor().0 - before.0));
+    };
+    stream::iter(areas).map(read).buffer_unordered(lanes).collect::<Vec<()>>().await;
+    figures(total, start, processor().0 - before.0)
 }
 
 fn figures(mib: u64, start: Instant, seconds: f64) -> Figures {
     Figures { rate: mib as f64 / start.elapsed().as_secs_f64(), seconds }
 }
 
-fn median(mut found: Vec<Figures>) -> Figures {
+fn median(found: &[Figures]) -> Figures {
+    let mut found = found.to_vec();
     found.sort_by(|one, other| one.rate.total_cmp(&other.rate));
     found[found.len() / 2]
 }

@@ -56,7 +56,7 @@ pub trait Hypervisor: Send + Sync {
     /// What a later run needs to ask what changed since this snapshot, one mark for each disk whose changes are tracked.
     /// Called once the disks were copied and before the point is committed. vSphere: nothing happens on the host. Hyper-V:
     /// the checkpoint becomes a reference point and is gone; [`Hypervisor::remove_snapshot`] then only finds that out.
-    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>>;
+    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Sealed>;
 
     /// Lets go of what the host keeps for marks that nobody will ask with again. vSphere keeps nothing. Succeeds when it is
     /// gone already.
@@ -93,6 +93,9 @@ pub trait Hypervisor: Send + Sync {
 
 /// Every snapshot of ours has a name that starts so.
 pub const OWN_SNAPSHOT_PREFIX: &str = "stillframe-";
+
+/// Code of the finding that a checkpoint stands which is not known to be ours.
+pub const FOREIGN_CHECKPOINT: &str = "foreign_checkpoint";
 
 /// What the host is and what works on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,6 +231,15 @@ pub struct Snapshot {
     pub warnings: Vec<String>,
 }
 
+/// What a later run asks with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sealed {
+    /// One for each disk whose changes are tracked.
+    pub marks: Vec<ChangeMark>,
+    /// Disks that should have a mark and have none, each with the cause: the next run reads all of them.
+    pub unmarked: Vec<String>,
+}
+
 /// A snapshot of ours that exists on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnSnapshot {
@@ -267,6 +279,13 @@ pub trait DiskReader: Send + Sync {
     /// Bytes of `range` in order, in pieces of any size. One long range is one request to the host, read ahead.
     /// A host that sends less, or something else, ends the stream with an error, never silently.
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes>>;
+
+    /// Bytes of many areas, in their order, each piece with its place on the disk; short areas cost no wait each where the
+    /// host allows several requests at once. Bounded like one [`DiskReader::stream`].
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, Result<(u64, Bytes)>>;
+
+    /// How many streams may be read at once to some use: 1 where a file has one reader at a time.
+    fn lanes(&self) -> usize;
 }
 
 /// Where to restore a machine to.

@@ -35,7 +35,7 @@ async fn full_and_incremental_reads_equal_the_frozen_disks() {
             copy(disk, &areas, &file).await;
             assert_same(&file, &lab.frozen(&snapshot, disk.key()));
         }
-        marks = host.seal_snapshot(&web, &snapshot).await.expect("marks");
+        marks = host.seal_snapshot(&web, &snapshot).await.expect("marks").marks;
         assert_eq!(marks.len(), disks.len(), "tracking is active");
         host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
         assert!(lab.host.machine("web").expect("web").snapshots.is_empty());

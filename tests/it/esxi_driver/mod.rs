@@ -143,7 +143,7 @@ fn assert_same(one: &Path, other: &Path) {
 
 /// The mark of the snapshot's first disk.
 async fn mark_of(host: &EsxiHost, machine: &MachineRef, snapshot: &Snapshot) -> ChangeMark {
-    host.seal_snapshot(machine, snapshot).await.expect("marks").into_iter().next().expect("a mark")
+    host.seal_snapshot(machine, snapshot).await.expect("marks").marks.into_iter().next().expect("a mark")
 }
 
 async fn first_disk(host: &EsxiHost, machine: &MachineRef) -> (Snapshot, Arc<dyn DiskReader>) {

@@ -1,21 +1,19 @@
 //! Copying the disks of a machine: several at once, bounded, each from its frozen reader into the point being written.
 //!
-//! Owns: the adapter from a host's disk to the repository's source, and what one failed disk means for the others.
+//! Owns: what one failed disk means for the others.
 //! Must never: commit.
 
+use super::host_disk::HostDisk;
 use super::plan::{self, PlannedDisk};
 use super::prepare::Source;
 use crate::context::JobContext;
 use crate::progress::Tally;
 use crate::{errors, words};
-use bytes::Bytes;
-use domain::Extent;
 use domain::job::JobError;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use hypervisor::DiskReader;
-use repository::{BlockSource, DiskInput, DiskSummary, PointId, PointWriter, Progress, ReadPlan, SourceError};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use repository::{DiskInput, DiskSummary, PointId, PointWriter, Progress, ReadPlan};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -61,7 +59,7 @@ async fn copy_disk(
     let progress = Arc::clone(tally) as Arc<dyn Progress>;
     let input = |plan: ReadPlan| DiskInput {
         config: disk.config.clone(),
-        source: Arc::new(HostDisk(Arc::clone(&disk.reader))),
+        source: Arc::new(HostDisk::new(Arc::clone(&disk.reader), &plan)),
         plan,
     };
     let mut result = writer.backup_disk(input(disk.plan.read.clone()), Arc::clone(&progress), cancel).await;
@@ -87,17 +85,4 @@ fn done(disk: &PlannedDisk, summary: &DiskSummary) -> String {
         words::bytes(summary.bytes_read),
         words::bytes(summary.bytes_stored)
     )
-}
-
-/// A host's frozen disk, as the repository reads it. Host files have one reader at a time, so one lane.
-struct HostDisk(Arc<dyn DiskReader>);
-
-impl BlockSource for HostDisk {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-
-    fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes, SourceError>> {
-        self.0.stream(range).map(|piece| piece.map_err(|error| Box::new(error) as SourceError)).boxed()
-    }
 }

@@ -26,11 +26,15 @@ pub async fn seal(ctx: &JobContext, source: &Source, held: &Held, point: PointId
     let token = format!("stillframe-marks-{}", point.0);
     let change_id = ctx.journal(&source.change(ChangeKind::Marks, token, None)).await?;
     match source.host.seal_snapshot(&source.machine.reference, &held.snapshot).await {
-        Ok(marks) if marks.is_empty() => {
-            ctx.journal_removed(change_id).await;
-            Ok(Sealed { marks, change_id: None })
-        }
-        Ok(marks) => {
+        Ok(sealed) => {
+            for cause in &sealed.unmarked {
+                ctx.warn(&format!("The next backup will read all of a disk instead of what changed. {cause}.")).await;
+            }
+            let marks = sealed.marks;
+            if marks.is_empty() {
+                ctx.journal_removed(change_id).await;
+                return Ok(Sealed { marks, change_id: None });
+            }
             let noted = ctx.core.db.marks_made(change_id, db::PointId(point.0), &marks).await;
             if let Err(error) = ctx.essential(noted) {
                 // Nobody could let go of what is not written down.

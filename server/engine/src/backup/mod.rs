@@ -6,6 +6,7 @@
 
 mod commit;
 mod copy;
+mod host_disk;
 mod marks;
 mod plan;
 mod power;

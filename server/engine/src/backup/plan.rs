@@ -251,6 +251,12 @@ mod tests {
         fn stream(&self, _: Extent) -> BoxStream<'static, hypervisor::Result<Bytes>> {
             futures_util::stream::empty().boxed()
         }
+        fn stream_areas(&self, _: Vec<Extent>) -> BoxStream<'static, hypervisor::Result<(u64, Bytes)>> {
+            futures_util::stream::empty().boxed()
+        }
+        fn lanes(&self) -> usize {
+            1
+        }
     }
 
     fn mark(capacity_bytes: u64) -> ChangeMark {

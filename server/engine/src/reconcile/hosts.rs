@@ -5,9 +5,9 @@
 use super::undo::{self, Undone};
 use crate::context::JobContext;
 use crate::errors;
-use db::{Change, DeviceId, Outcome};
+use db::{Change, ChangeKind, ChangeState, DeviceId, Outcome};
 use domain::job::JobError;
-use hypervisor::{ErrorKind, Hypervisor, MachineRef};
+use hypervisor::{ErrorKind, FOREIGN_CHECKPOINT, Hypervisor, MachineRef};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -29,7 +29,8 @@ pub async fn reconcile(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome,
                 removed += 1;
                 ctx.info(&undo::undone_text(change)).await;
             }
-            Ok(Undone::Absent | Undone::Kept) => {}
+            Ok(Undone::Absent) => tell_unnamed(ctx, host.as_ref(), change).await,
+            Ok(Undone::Kept) => {}
             Ok(Undone::MayAppear) => waiting += 1,
             Err(error) => last_error = Some(error),
         }
@@ -38,6 +39,24 @@ pub async fn reconcile(ctx: &JobContext, device_id: DeviceId) -> Result<Outcome,
     match last_error {
         Some(error) => Err(error),
         None => Ok(ctx.done(json!({ "removed": removed, "open": waiting, "not_ours": foreign }))),
+    }
+}
+
+/// Hosts that name snapshots themselves have one without our name when the job died as it was being made. It cannot be told
+/// from another backup's, so it is only told.
+async fn tell_unnamed(ctx: &JobContext, host: &dyn Hypervisor, change: &Change) {
+    if change.kind != ChangeKind::Snapshot || change.state != ChangeState::Intended {
+        return;
+    }
+    let Some(reference) = change.machine_ref.clone().map(MachineRef) else { return };
+    let Ok(machine) = host.machine(&reference).await else { return };
+    if let Some(found) = machine.findings.iter().find(|finding| finding.code == FOREIGN_CHECKPOINT) {
+        let name = &machine.config.name;
+        ctx.warn(&format!(
+            "{name}: {}; it may be of a backup that broke off, and was not touched. {}",
+            found.message, found.hint
+        ))
+        .await;
     }
 }
 

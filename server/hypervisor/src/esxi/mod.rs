@@ -34,7 +34,7 @@ pub use transport::Timeouts;
 use crate::tls::Pin;
 use crate::{
     DevicePreflight, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot, RestoreRequest,
-    RestoreTarget, Result, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
 use domain::point::ChangeMark;
@@ -117,7 +117,7 @@ impl Hypervisor for EsxiHost {
         snapshot::create(self.session.as_ref(), machine, request).await
     }
 
-    async fn seal_snapshot(&self, _: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
+    async fn seal_snapshot(&self, _: &MachineRef, snapshot: &Snapshot) -> Result<Sealed> {
         reader::marks(self.session.as_ref(), snapshot).await
     }
 

@@ -13,13 +13,14 @@ use super::session::{Session, Vim};
 use super::snapshot::config_of;
 use super::tracking::{self, ALLOCATED, Question, mark_is_stale};
 use super::xml::MoRef;
-use crate::{Areas, DiskReader, ErrorKind, FullReads, HostError, MachineRef, Result, Snapshot};
+use crate::{Areas, DiskReader, ErrorKind, FullReads, HostError, MachineRef, Result, Sealed, Snapshot};
 use async_trait::async_trait;
 use bytes::Bytes;
 use disk::container::vmdk::Descriptor;
 use domain::Extent;
 use domain::point::ChangeMark;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
 
 pub(super) struct SnapshotDisk {
@@ -37,21 +38,21 @@ pub(super) struct SnapshotDisk {
 }
 
 /// The snapshot's change ids, as far as its disks are tracked.
-pub(super) async fn marks(vim: &dyn Vim, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
+pub(super) async fn marks(vim: &dyn Vim, snapshot: &Snapshot) -> Result<Sealed> {
     let attempt = format!("read the change ids of snapshot {}", snapshot.reference.0);
     let frozen = config_of(vim, &snapshot.reference).await.map_err(|error| error.during(vim.host(), attempt))?;
     let (_, disks) = read_config(&frozen);
     let wanted = disks.into_iter().filter(|disk| snapshot.config.disks.iter().any(|own| own.key == disk.place.key));
-    Ok(wanted
-        .filter_map(|disk| {
-            Some(ChangeMark {
-                disk_key: disk.place.key,
-                token: trusted_change_id(vim, &disk)?,
-                disk_uuid: disk.place.uuid,
-                capacity_bytes: disk.place.capacity_bytes,
-            })
+    // A disk whose changes are not tracked is said to be so before it is read; nothing more is to be told here.
+    let marks = wanted.filter_map(|disk| {
+        Some(ChangeMark {
+            disk_key: disk.place.key,
+            token: trusted_change_id(vim, &disk)?,
+            disk_uuid: disk.place.uuid,
+            capacity_bytes: disk.place.capacity_bytes,
         })
-        .collect())
+    });
+    Ok(Sealed { marks: marks.collect(), unmarked: Vec::new() })
 }
 
 fn trusted_change_id(vim: &dyn Vim, disk: &DiskDetail) -> Option<String> {
@@ -216,5 +217,23 @@ impl DiskReader for SnapshotDisk {
 
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes>> {
         self.folder.stream(self.file.clone(), self.size_bytes, range)
+    }
+
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, Result<(u64, Bytes)>> {
+        let (folder, file, size) = (self.folder.clone(), self.file.clone(), self.size_bytes);
+        let placed = move |area: Extent| {
+            let mut at = area.offset;
+            folder.stream(file.clone(), size, area).map_ok(move |piece| {
+                let offset = at;
+                at += piece.len() as u64;
+                (offset, piece)
+            })
+        };
+        stream::iter(areas).map(placed).flatten().boxed()
+    }
+
+    /// The host allows one reader a file.
+    fn lanes(&self) -> usize {
+        1
     }
 }

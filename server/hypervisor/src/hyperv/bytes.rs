@@ -45,6 +45,8 @@ pub(super) trait Frozen: Send + Sync {
     async fn allocated(&self) -> Result<Vec<Extent>>;
 
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes>>;
+
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, Result<(u64, Bytes)>>;
 }
 
 /// A disk that is being written.
@@ -67,6 +69,8 @@ impl ShareFiles {
     pub(super) fn new(options: &ConnectOptions) -> Self {
         let mut share = ShareOptions::new(options.host.clone(), options.account.clone(), options.password.clone());
         share.port = options.share_port;
+        share.patience = options.timeouts.files_silent;
+        share.reconnect_patience = options.timeouts.files_lost;
         Self { options: share, shares: OnceCell::new() }
     }
 
@@ -120,6 +124,10 @@ impl Frozen for FrozenDisk {
 
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes>> {
         Self::stream(self, range)
+    }
+
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, Result<(u64, Bytes)>> {
+        Self::stream_areas(self, areas)
     }
 }
 

@@ -20,8 +20,10 @@ pub(super) async fn inventory(wsman: &dyn Wsman) -> Result<Inventory, CallError>
     let paths: Vec<String> =
         own.flat_map(|settings| disk_rows(&rows, settings.instance_id())).map(|disk| disk.path).collect();
     let facts = facts(wsman, paths).await?;
+    let mut machines = machines(&rows, &facts);
+    super::guest::add(wsman, &mut machines).await;
     Ok(Inventory {
-        machines: machines(&rows, &facts),
+        machines,
         datastores: volumes(wsman).await?,
         networks: rows
             .switches
@@ -38,10 +40,7 @@ pub(super) async fn machine(wsman: &dyn Wsman, machine: &MachineRef) -> Result<M
     };
     let paths = disk_rows(&rows, settings.instance_id()).into_iter().map(|disk| disk.path);
     let facts = facts(wsman, paths).await?;
-    let mut info = machine_info(&rows, &machine.0, &facts).ok_or_else(|| not_found(&rows, machine))?;
-    info.findings.extend(super::snapshot::foreign_recovery(&rows, &machine.0));
-    info.findings.sort_by_key(|finding| finding.severity);
-    Ok(info)
+    machine_info(&rows, &machine.0, &facts).ok_or_else(|| not_found(&rows, machine))
 }
 
 fn not_found(rows: &Rows, machine: &MachineRef) -> CallError {

@@ -292,6 +292,7 @@ pub(super) fn machine_info(rows: &Rows, machine: &str, facts: &Facts) -> Option<
     let power = power_state(system);
     let mut findings: Vec<Finding> = disks.iter().flat_map(|disk| disk_findings(disk, facts)).collect();
     findings.extend(state_findings(rows, machine, &config, &disks, power));
+    findings.extend(super::recovery::foreign(rows, machine));
     findings.sort_by_key(|finding| finding.severity);
     Some(MachineInfo {
         reference: MachineRef(system.word("Name").to_owned()),

@@ -1,13 +1,14 @@
 //! The Hyper-V driver: WMI over WS-Management for control, SMB for the disks' bytes. No agent, no PowerShell.
 //!
 //! Owns: everything that knows Hyper-V. Layers, from below: `ntlm` (logging in, sealing) — `wire` (WS-Management) —
-//! `wmi` (instances, methods, jobs) — `model`, `machine` (rows as machines) — `inventory`, `preflight`, `snapshot`,
-//! `tracking`, `power` (what is asked) — `bytes`, `reader` (bytes out) — `spec`, `target` (bytes in).
+//! `wmi` (instances, methods, jobs) — `model`, `machine`, `guest` (rows as machines) — `inventory`, `preflight`, `snapshot`, `recovery`,
+//! `seal`, `tracking`, `power` (what is asked) — `bytes`, `reader` (bytes out) — `spec`, `target` (bytes in).
 //! Must never: follow what a host says without checking it; send a password over a connection without TLS.
 //! Read next: `snapshot.rs` and `tracking.rs`, then `wire/mod.rs`; `files/mod.rs` for the bytes of disks.
 
 mod bytes;
 pub mod files;
+mod guest;
 mod inventory;
 mod machine;
 mod model;
@@ -15,8 +16,10 @@ mod ntlm;
 mod power;
 mod preflight;
 mod reader;
+mod recovery;
 #[cfg(test)]
 mod script;
+mod seal;
 mod snapshot;
 mod spec;
 mod target;
@@ -29,7 +32,7 @@ pub use wire::{Timeouts, Transport};
 use self::bytes::{Files, ShareFiles};
 use crate::{
     DevicePreflight, DiskReader, FullReads, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
-    RestoreRequest, RestoreTarget, Result, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
 use domain::point::ChangeMark;
@@ -120,8 +123,8 @@ impl Hypervisor for HyperVHost {
         snapshot::create(self.wsman.as_ref(), machine, request).await
     }
 
-    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
-        tracking::seal(self.wsman.as_ref(), machine, snapshot).await
+    async fn seal_snapshot(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Sealed> {
+        seal::seal(self.wsman.as_ref(), machine, snapshot).await
     }
 
     async fn forget_marks(&self, machine: &MachineRef, marks: &[ChangeMark]) -> Result<()> {
@@ -133,7 +136,7 @@ impl Hypervisor for HyperVHost {
     }
 
     async fn list_own_snapshots(&self, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
-        snapshot::list_own(self.wsman.as_ref(), machine).await
+        recovery::list_own(self.wsman.as_ref(), machine).await
     }
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {

@@ -20,8 +20,6 @@ const UNDER_WAY: &str = "32782";
 /// `RequestedState`.
 const ON: u32 = 2;
 const OFF: u32 = 3;
-/// Between looks at a machine that shuts down.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 type Call<T> = std::result::Result<T, CallError>;
 
@@ -51,7 +49,8 @@ async fn shut_down_inner(wsman: &dyn Wsman, machine: &MachineRef, patience: Dura
             let seconds = patience.as_secs();
             return Ok(ShutDown::StillOn(format!("the guest did not shut down within {seconds} seconds")));
         }
-        tokio::time::sleep(LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        tokio::time::sleep(wsman.timeouts().look_again().min(left)).await;
     }
 }
 
@@ -100,11 +99,20 @@ async fn switch(wsman: &dyn Wsman, machine: &MachineRef, requested: u32, wanted:
     let arguments = Arguments::default().text("RequestedState", requested);
     match run(wsman, &target, "RequestStateChange", arguments, wsman.timeouts().job).await {
         Ok(_) => Ok(()),
-        Err(error) => match state(wsman, machine).await {
-            // Another hand was quicker, or the answer was lost.
-            Ok(now) if now == wanted => Ok(()),
-            _ => Err(error),
-        },
+        Err(error) => {
+            // Another hand was quicker, or the answer was lost and the host does it all the same.
+            let patience = if error.is_lost() { wsman.timeouts().settle } else { Duration::ZERO };
+            let deadline = Instant::now() + patience;
+            loop {
+                if state(wsman, machine).await.is_ok_and(|now| now == wanted) {
+                    return Ok(());
+                }
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(wsman.timeouts().look_again()).await;
+            }
+        }
     }
 }
 

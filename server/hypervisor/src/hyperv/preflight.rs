@@ -51,7 +51,7 @@ async fn hyperv(wsman: &dyn Wsman) -> Result<Vec<Finding>, CallError> {
     let services = match all(wsman, MANAGEMENT_SERVICE).await {
         Ok(services) => services,
         Err(CallError::Fault(fault))
-            if fault.is_any(&["0x8004100E", "0x80041010", "0x80338000", "DestinationUnreachable"]) =>
+            if fault.is_any(&["0x8004100E", "0x80041010", "0x80338000", "0x8033803B", "DestinationUnreachable"]) =>
         {
             return missing("the host has no Hyper-V");
         }

@@ -86,7 +86,7 @@ pub(super) async fn open(
 }
 
 /// The old format has no change tracking; neither have its differencing files.
-fn is_vhd(path: &str) -> bool {
+pub(super) fn is_vhd(path: &str) -> bool {
     let ending = path.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     matches!(ending.as_deref(), Some("vhd" | "avhd"))
 }
@@ -127,6 +127,14 @@ impl DiskReader for FrozenReader {
 
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes>> {
         self.file.stream(range)
+    }
+
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, Result<(u64, Bytes)>> {
+        self.file.stream_areas(areas)
+    }
+
+    fn lanes(&self) -> usize {
+        super::files::LANES
     }
 }
 

@@ -143,6 +143,11 @@ impl Frozen for FakeDisk {
     fn stream(&self, range: Extent) -> BoxStream<'static, crate::Result<Bytes>> {
         futures_util::stream::iter([Ok(Bytes::from(vec![7; range.length as usize]))]).boxed()
     }
+
+    fn stream_areas(&self, areas: Vec<Extent>) -> BoxStream<'static, crate::Result<(u64, Bytes)>> {
+        let piece = |area: Extent| Ok((area.offset, Bytes::from(vec![7; area.length as usize])));
+        futures_util::stream::iter(areas.into_iter().map(piece).collect::<Vec<_>>()).boxed()
+    }
 }
 
 #[async_trait]

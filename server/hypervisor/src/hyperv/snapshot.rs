@@ -1,22 +1,15 @@
-//! Recovery checkpoints: made, found where the host does not say which it is, named as ours, removed with their merge.
+//! Recovery checkpoints: made, named as ours, removed with their merge. Which one is ours is for `recovery.rs`.
 //!
-//! Must never: take another's checkpoint for ours; leave a checkpoint that was made and then could not be used.
+//! Must never: leave a checkpoint that was made and then could not be used.
 
-use super::machine::{Facts, finding, is_checkpoint, power_state, read_config};
-use super::model::{
-    CHECKPOINT_PREFIX, MANAGEMENT_SERVICE, RECOVERY_CHECKPOINT, Rows, SETTINGS, SNAPSHOT_SERVICE, all,
-    instance_reference, is_of, machine_reference,
-};
+use super::machine::{Facts, power_state, read_config};
+use super::model::{MANAGEMENT_SERVICE, Rows, SETTINGS, SNAPSHOT_SERVICE, instance_reference, machine_reference};
+use super::recovery::{Making, NOT_MADE, checkpoints};
 use super::wire::{CallError, Fault, Wsman};
-use super::wmi::{Arguments, Embedded, Instance, Kind, get, run, service};
-use crate::{
-    ErrorKind, HostError, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Quiesce, Result, Snapshot, SnapshotRef,
-    SnapshotRequest,
-};
+use super::wmi::{Arguments, Embedded, Kind, get, run, service, start, wait};
+use crate::{ErrorKind, HostError, MachineRef, Quiesce, Result, Snapshot, SnapshotRef, SnapshotRequest};
 use domain::machine::PowerState;
 use domain::point::Consistency;
-use std::collections::BTreeSet;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// `SnapshotType` of a recovery checkpoint.
@@ -24,10 +17,8 @@ const RECOVERY: u32 = 32768;
 /// `ConsistencyLevel`.
 const APPLICATION: u8 = 1;
 const CRASH: u8 = 2;
-/// Between looks at a machine whose answer was lost, or that is busy.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// How long a checkpoint whose answer was lost is looked for.
-const FIND_BUDGET: Duration = Duration::from_secs(120);
+/// Refusals of an argument, by fault or by return value.
+const INVALID_ARGUMENT: [&str; 3] = ["32773", "InvalidParameter", "SchemaValidationError"];
 /// Second `OperationalStatus` of a machine whose checkpoint is being made or deleted, or whose disks are merged.
 const AT_WORK: [&str; 3] = ["32768", "32770", "32772"];
 
@@ -43,11 +34,14 @@ async fn create_inner(wsman: &dyn Wsman, machine: &MachineRef, request: &Snapsho
     let power = power_state(&system);
     let mut warnings = Vec::new();
     let wants_application = request.quiesce == Quiesce::Prefer && power == PowerState::On;
-    let before = ids(&recovery_checkpoints(wsman, machine).await?);
+    let making = Making::begin(wsman, machine, &request.name).await?;
     let mut level = if wants_application { APPLICATION } else { CRASH };
+    let mut asks_name = true;
     let reference = loop {
-        match make(wsman, machine, &before, level).await {
+        match make(&making, level, asks_name).await {
             Ok(reference) => break reference,
+            // The documentation has the name among the settings, and no host was asked yet.
+            Err(CallError::Fault(fault)) if asks_name && fault.is_any(&INVALID_ARGUMENT) => asks_name = false,
             Err(CallError::Fault(fault)) if level == APPLICATION && may_do_without(&fault) => {
                 let reason = fault.reason();
                 warnings.push(format!("The guest could not be frozen, so the point is crash-consistent: {reason}"));
@@ -80,76 +74,63 @@ fn may_do_without(fault: &Fault) -> bool {
     fault.is_any(&["32768", "32770", "32771", "32772", "32775", "32780", "32781"])
 }
 
-async fn make(wsman: &dyn Wsman, machine: &MachineRef, before: &BTreeSet<String>, level: u8) -> Call<SnapshotRef> {
-    let settings = Embedded::new("Msvm_VirtualSystemSnapshotSettingData").property("ConsistencyLevel", Kind::U8, level);
+async fn make(making: &Making<'_>, level: u8, asks_name: bool) -> Call<SnapshotRef> {
+    let Making { wsman, machine, name, .. } = making;
+    // The name is asked for as well: a host that heeds it leaves no moment in which nobody knows whose the checkpoint is.
+    let settings = Embedded::new("Msvm_VirtualSystemSnapshotSettingData")
+        .property("ConsistencyLevel", Kind::U8, level)
+        .maybe("ElementName", Kind::Text, asks_name.then_some(name));
     let arguments = Arguments::default()
         .reference("AffectedSystem", &machine_reference(machine))
         .embedded("SnapshotSettings", settings)
         .text("SnapshotType", RECOVERY);
-    let budget = wsman.timeouts().create_snapshot;
-    match run(wsman, &service(SNAPSHOT_SERVICE), "CreateSnapshot", arguments, budget).await {
-        Ok(ended) => {
-            let named =
-                ended.output.reference("ResultingSnapshot").and_then(|snapshot| snapshot.selector("InstanceID"));
-            if let Some(id) = named.filter(|id| !id.is_empty()) {
-                return Ok(SnapshotRef(id.to_owned()));
-            }
-            // The usual case: the answer came before the checkpoint was there.
-            find_new(wsman, machine, before).await?.ok_or_else(|| not_made(wsman))
+    let called = match start(*wsman, &service(SNAPSHOT_SERVICE), "CreateSnapshot", arguments).await {
+        Ok(called) => called,
+        Err(error) if error.is_lost() => return making.lost(error).await,
+        Err(error) => return Err(error),
+    };
+    if let Some(job) = &called.job
+        && let Err(error) = wait(*wsman, job, "CreateSnapshot", wsman.timeouts().create_snapshot).await
+    {
+        if error.is_lost() {
+            making.give_up(job).await;
         }
-        Err(error) if error.is_lost() => {
-            tracing::warn!(
-                host = wsman.host(),
-                machine = machine.0,
-                "the answer to a checkpoint was lost; looking for it"
-            );
-            let deadline = Instant::now() + FIND_BUDGET;
-            loop {
-                match find_new(wsman, machine, before).await {
-                    Ok(Some(reference)) => return Ok(reference),
-                    Ok(None) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
-                    Err(other) if other.is_passing() && Instant::now() < deadline => {
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                    }
-                    Ok(None) => return Err(error),
-                    Err(other) => return Err(other),
-                }
-            }
-        }
-        Err(error) => Err(error),
+        return Err(error);
+    }
+    let named = called.output.reference("ResultingSnapshot").and_then(|snapshot| snapshot.selector("InstanceID"));
+    match named.filter(|id| !id.is_empty()) {
+        Some(id) => Ok(SnapshotRef(id.to_owned())),
+        // The usual case: the answer came before the checkpoint was there.
+        None => making.made(called.job.as_ref()).await,
     }
 }
 
-/// The one recovery checkpoint that was not there before.
-async fn find_new(wsman: &dyn Wsman, machine: &MachineRef, before: &BTreeSet<String>) -> Call<Option<SnapshotRef>> {
-    let after = recovery_checkpoints(wsman, machine).await?;
-    let fresh: Vec<&Instance> = after.iter().filter(|row| !before.contains(row.instance_id())).collect();
-    match fresh.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some(SnapshotRef(one.instance_id().to_owned()))),
-        more => {
-            let reason =
-                format!("{} recovery checkpoints came at once; ours cannot be told from another's", more.len());
-            Err(CallError::Host(error(wsman, ErrorKind::Busy, "hyperv.checkpoint_ambiguous", reason)))
+/// Gives the checkpoint our name. Said again when the connection breaks: it does no harm twice.
+async fn give_name(wsman: &dyn Wsman, reference: &SnapshotRef, name: &str) -> Call<()> {
+    let deadline = Instant::now() + wsman.timeouts().settle;
+    loop {
+        let settings = Embedded::new(SETTINGS).property("InstanceID", Kind::Text, &reference.0);
+        let settings = settings.property("ElementName", Kind::Text, name);
+        let arguments = Arguments::default().embedded("SystemSettings", settings);
+        let budget = wsman.timeouts().job;
+        match run(wsman, &service(MANAGEMENT_SERVICE), "ModifySystemSettings", arguments, budget).await {
+            Ok(_) => return Ok(()),
+            Err(error) if (error.is_lost() || error.is_passing()) && Instant::now() < deadline => {
+                tokio::time::sleep(wsman.timeouts().look_again()).await;
+            }
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Gives the checkpoint our name, as its settings take none, and reads what it holds.
+/// Names the checkpoint and reads what it holds.
 async fn name_and_read(
     wsman: &dyn Wsman,
     reference: &SnapshotRef,
     request: &SnapshotRequest,
     warnings: &mut Vec<String>,
 ) -> Call<domain::machine::MachineConfig> {
-    let settings = Embedded::new(SETTINGS).property("InstanceID", Kind::Text, &reference.0).property(
-        "ElementName",
-        Kind::Text,
-        &request.name,
-    );
-    let arguments = Arguments::default().embedded("SystemSettings", settings);
-    let budget = wsman.timeouts().job;
-    if let Err(error) = run(wsman, &service(MANAGEMENT_SERVICE), "ModifySystemSettings", arguments, budget).await {
+    if let Err(error) = give_name(wsman, reference, &request.name).await {
         let reason = error.reason();
         warnings.push(format!("The checkpoint could not be named, so a crash may leave it behind: {reason}"));
     }
@@ -174,55 +155,39 @@ fn unread(path: &str, facts: &Facts) -> bool {
     !matches!(facts.get(path), Some(Ok(_)))
 }
 
-async fn checkpoints(wsman: &dyn Wsman, machine: &MachineRef) -> Call<Vec<Instance>> {
-    let mut rows = all(wsman, SETTINGS).await?;
-    rows.retain(|row| is_of(row, &machine.0) && is_checkpoint(row));
-    Ok(rows)
-}
-
-async fn recovery_checkpoints(wsman: &dyn Wsman, machine: &MachineRef) -> Call<Vec<Instance>> {
-    let mut rows = checkpoints(wsman, machine).await?;
-    rows.retain(|row| row.word("VirtualSystemType") == RECOVERY_CHECKPOINT);
-    Ok(rows)
-}
-
-fn ids(rows: &[Instance]) -> BTreeSet<String> {
-    rows.iter().map(|row| row.instance_id().to_owned()).collect()
-}
-
-pub(super) async fn list_own(wsman: &dyn Wsman, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
-    let found = checkpoints(wsman, machine).await;
-    let found =
-        found.map_err(|error| error.during(wsman.host(), format!("list the checkpoints of machine {}", machine.0)))?;
-    let own = found.into_iter().filter(|row| row.word("ElementName").starts_with(OWN_SNAPSHOT_PREFIX));
-    Ok(own
-        .map(|row| OwnSnapshot {
-            reference: SnapshotRef(row.instance_id().to_owned()),
-            name: row.word("ElementName").to_owned(),
-        })
-        .collect())
-}
-
 pub(super) async fn remove(wsman: &dyn Wsman, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()> {
     let attempt = format!("remove checkpoint {} of machine {}", snapshot.0, machine.0);
     remove_inner(wsman, machine, snapshot).await.map_err(|error| error.during(wsman.host(), attempt))
 }
 
 async fn remove_inner(wsman: &dyn Wsman, machine: &MachineRef, snapshot: &SnapshotRef) -> Call<()> {
+    remove_when_free(wsman, machine, snapshot, Instant::now() + wsman.timeouts().remove_snapshot).await
+}
+
+/// Removes a checkpoint; a machine that is busy with something else is waited for until `free_by`.
+pub(super) async fn remove_when_free(
+    wsman: &dyn Wsman,
+    machine: &MachineRef,
+    snapshot: &SnapshotRef,
+    free_by: Instant,
+) -> Call<()> {
     let deadline = Instant::now() + wsman.timeouts().remove_snapshot;
     loop {
-        let rows = checkpoints(wsman, machine).await?;
-        if !rows.iter().any(|row| row.instance_id() == snapshot.0) {
+        let gone = match checkpoints(wsman, machine).await {
+            Ok(rows) => !rows.iter().any(|row| row.instance_id() == snapshot.0),
+            Err(error) if error.is_not_found() => true,
+            Err(error) => return Err(error),
+        };
+        if gone {
             break;
         }
         let arguments = Arguments::default().reference("AffectedSnapshot", &instance_reference(SETTINGS, &snapshot.0));
         let left = deadline.saturating_duration_since(Instant::now());
+        let again = Instant::now() + wsman.timeouts().look_again();
         match run(wsman, &service(SNAPSHOT_SERVICE), "DestroySnapshot", arguments, left).await {
             Ok(_) => break,
             Err(error) if error.is_not_found() => break,
-            Err(error) if error.is_passing() && Instant::now() + LOOK_AGAIN < deadline => {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
+            Err(error) if error.is_passing() && again < free_by.min(deadline) => tokio::time::sleep_until(again).await,
             Err(error) => return Err(error),
         }
     }
@@ -244,16 +209,15 @@ pub(super) async fn wait_for_merge(wsman: &dyn Wsman, machine: &MachineRef, dead
             let reason = "the machine's disks are still being merged".to_owned();
             return Err(CallError::Host(error(wsman, ErrorKind::Busy, "hyperv.merge_needed", reason)));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(wsman.timeouts().look_again()).await;
     }
 }
 
 fn not_made(wsman: &dyn Wsman) -> CallError {
-    let reason = "the job succeeded, and yet the machine has no new checkpoint".to_owned();
-    CallError::Host(error(wsman, ErrorKind::Refused, "hyperv.checkpoint_missing", reason))
+    CallError::Host(error(wsman, ErrorKind::Refused, "hyperv.checkpoint_missing", NOT_MADE.to_owned()))
 }
 
-fn error(wsman: &dyn Wsman, kind: ErrorKind, code: &'static str, reason: String) -> HostError {
+pub(super) fn error(wsman: &dyn Wsman, kind: ErrorKind, code: &'static str, reason: String) -> HostError {
     HostError {
         kind,
         code,
@@ -265,25 +229,12 @@ fn error(wsman: &dyn Wsman, kind: ErrorKind, code: &'static str, reason: String)
     }
 }
 
-/// Checkpoints that other programs' backups left, for a machine's findings.
-pub(super) fn foreign_recovery(rows: &Rows, machine: &str) -> Option<crate::Finding> {
-    let of_machine = rows.settings.iter().filter(|row| is_of(row, machine));
-    let foreign = of_machine.filter(|row| {
-        let is_recovery = row.word("VirtualSystemType") == RECOVERY_CHECKPOINT;
-        is_recovery && !row.word("ElementName").starts_with(OWN_SNAPSHOT_PREFIX)
-    });
-    let name = foreign.map(|row| row.word("ElementName")).next()?;
-    debug_assert!(RECOVERY_CHECKPOINT.starts_with(CHECKPOINT_PREFIX));
-    let message = format!("another backup's checkpoint (\"{name}\") stands, or is being made");
-    let hint = "Let the other backup end; if it was left, remove it with Remove-VMSnapshot.";
-    Some(finding(crate::Severity::Warning, "foreign_checkpoint", message, hint))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     #![allow(clippy::unnecessary_wraps, clippy::format_collect)] // a list of answers holds faults as well
 
     use super::*;
+    use crate::hyperv::model::RECOVERY_CHECKPOINT;
     use crate::hyperv::script::{Answer, Script, started, state};
     use domain::machine::{DiskConfig, Firmware, MachineConfig};
 
@@ -335,24 +286,15 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_checkpoint_without_a_name_in_the_answer_is_found_by_what_is_new() {
-        let script =
-            Script::new([started("CreateSnapshot", "Msvm_ConcreteJob"), state(4, ""), state(7, ""), list(&["A", "B"])]);
-        let before = BTreeSet::from(["A".to_owned()]);
-        let found = make(&script, &machine(), &before, APPLICATION).await.unwrap();
-        assert_eq!(found.0, "B");
+        let create = started("CreateSnapshot", "Msvm_ConcreteJob");
+        let script = Script::new([list(&["A"]), create, state(4, ""), state(7, ""), list(&["A", "B"])]);
+        let vm = machine();
+        let making = Making::begin(&script, &vm, "stillframe-1").await.unwrap();
+        assert_eq!(make(&making, APPLICATION, true).await.unwrap().0, "B");
         let asked = script.asked();
-        assert!(asked[0].body.contains("<p:SnapshotType>32768</p:SnapshotType>"));
-        assert!(asked[0].body.contains("NAME=\"ConsistencyLevel\" TYPE=\"uint8\"><VALUE>1</VALUE>"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_new_checkpoints_are_not_guessed_at() {
-        let script = Script::new([started("CreateSnapshot", "Msvm_ConcreteJob"), state(7, ""), list(&["A", "B"])]);
-        let error = make(&script, &machine(), &BTreeSet::new(), CRASH).await.unwrap_err();
-        assert!(matches!(error, CallError::Host(error) if error.code == "hyperv.checkpoint_ambiguous"));
-        let script = Script::new([started("CreateSnapshot", "Msvm_ConcreteJob"), state(7, ""), list(&[])]);
-        let error = make(&script, &machine(), &BTreeSet::new(), CRASH).await.unwrap_err();
-        assert!(matches!(error, CallError::Host(error) if error.code == "hyperv.checkpoint_missing"));
+        assert!(asked[1].body.contains("<p:SnapshotType>32768</p:SnapshotType>"));
+        assert!(asked[1].body.contains("NAME=\"ConsistencyLevel\" TYPE=\"uint8\"><VALUE>1</VALUE>"));
+        assert!(asked[1].body.contains("NAME=\"ElementName\" TYPE=\"string\"><VALUE>stillframe-1</VALUE>"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,13 +317,6 @@ pub(super) mod tests {
     async fn a_checkpoint_that_is_gone_is_removed() {
         let script = Script::new([list(&["other"]), system("0")]);
         remove(&script, &machine(), &SnapshotRef("S".into())).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn own_checkpoints_are_known_by_name() {
-        let script = Script::new([list(&["A"])]);
-        let own = list_own(&script, &machine()).await.unwrap();
-        assert_eq!(own, [OwnSnapshot { reference: SnapshotRef("A".into()), name: "stillframe-A".into() }]);
     }
 
     const CONTROLLER: &str = "<R><InstanceID>Microsoft:S\\c\\0</InstanceID>\
@@ -504,8 +439,9 @@ pub(super) mod tests {
         let script = Script::new(answers);
         let mut snapshot = snapshot_with(vec![DiskConfig { key: 2000, capacity_bytes: 9, ..DiskConfig::default() }]);
         snapshot.reference = SnapshotRef("Microsoft:S".into());
-        let marks = crate::hyperv::tracking::seal(&script, &machine(), &snapshot).await.unwrap();
-        assert_eq!(marks.len(), 1);
+        let sealed = crate::hyperv::seal::seal(&script, &machine(), &snapshot).await.unwrap();
+        let marks = sealed.marks;
+        assert_eq!((marks.len(), sealed.unmarked.len()), (1, 0));
         assert_eq!((marks[0].disk_key, marks[0].token.as_str()), (2000, "rct1|rct2|Microsoft:P2"));
         let convert = script.asked().into_iter().find(|r| r.action.ends_with("/ConvertToReferencePoint")).unwrap();
         assert!(convert.body.contains("<p:AffectedSnapshot>"));
@@ -517,7 +453,7 @@ pub(super) mod tests {
         answers.extend([items(""), started("ConvertToReferencePoint", "Msvm_ConcreteJob")]);
         answers.push(state(10, "<ErrorCode>32775</ErrorCode><ErrorDescription>busy</ErrorDescription>"));
         let script = Script::new(answers);
-        let error = crate::hyperv::tracking::seal(&script, &machine(), &snapshot_with(Vec::new())).await.unwrap_err();
+        let error = crate::hyperv::seal::seal(&script, &machine(), &snapshot_with(Vec::new())).await.unwrap_err();
         assert!(error.code == "hyperv.invalid_state" && error.reason.contains("busy"), "{error}");
     }
 }

@@ -1,12 +1,12 @@
-//! Resilient change tracking: what a disk's file is, reference points, and asking what changed.
+//! Resilient change tracking: what a disk's file is, asking what changed, and letting go of reference points; how they are made
+//! is in `seal.rs`.
 //!
 //! A mark's token is `rct1|<tracking id>|<reference point>`. A tracking id belongs to one disk: it is paired by the
 //! reference point's disk identifiers, never by the place in a list.
 //! Must never: believe an answer that does not add up. A wrong list of areas is a corrupt backup nobody notices.
 
 use super::model::{
-    IMAGE_SERVICE, REFERENCE_POINT, REFERENCE_POINT_SERVICE, Rows, SETTINGS, SNAPSHOT_SERVICE, STORAGE, all, any_tail,
-    instance_reference, is_of, parts,
+    IMAGE_SERVICE, REFERENCE_POINT, REFERENCE_POINT_SERVICE, Rows, STORAGE, all, instance_reference, is_of, parts,
 };
 use super::wire::{CallError, Wsman};
 use super::wmi::{Arguments, Instance, invoke, read_embedded, run, service};
@@ -27,7 +27,7 @@ const REGION_BYTES: u64 = 64 << 30;
 const SMALLEST_REGION_BYTES: u64 = 64 << 20;
 /// Times one question may end in a job, whose result only the next asking gives.
 const MAX_JOBS_PER_QUESTION: u32 = 3;
-const TOKEN_VERSION: &str = "rct1";
+pub(super) const TOKEN_VERSION: &str = "rct1";
 /// `Format` and `Type` of a virtual hard disk's settings.
 const FORMAT_VHD: u64 = 2;
 const TYPE_DYNAMIC: u64 = 3;
@@ -69,78 +69,10 @@ fn plain_id(id: &str) -> Option<String> {
     uuid::Uuid::parse_str(id).ok().filter(|id| !id.is_nil()).map(|id| id.hyphenated().to_string())
 }
 
-/// Converts a recovery checkpoint into a reference point, and returns the marks of the disks it tracks.
-pub(super) async fn seal(wsman: &dyn Wsman, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<ChangeMark>> {
-    let attempt = format!("convert checkpoint {} of machine {} to a reference point", snapshot.reference.0, machine.0);
-    seal_inner(wsman, machine, snapshot).await.map_err(|error| error.during(wsman.host(), attempt))
-}
-
-async fn seal_inner(wsman: &dyn Wsman, machine: &MachineRef, snapshot: &Snapshot) -> Call<Vec<ChangeMark>> {
-    // Which disk is which is read before the conversion: the checkpoint is gone after it.
-    let rows = Rows::fetch(wsman).await?;
-    let disks = super::machine::disk_rows(&rows, &snapshot.reference.0);
-    let before = reference_points(wsman, machine).await?;
-    let known: BTreeSet<&str> = before.iter().map(Instance::instance_id).collect();
-    let checkpoint = instance_reference(SETTINGS, &snapshot.reference.0);
-    let arguments = Arguments::default().reference("AffectedSnapshot", &checkpoint);
-    let budget = wsman.timeouts().remove_snapshot;
-    let converted = run(wsman, &service(SNAPSHOT_SERVICE), "ConvertToReferencePoint", arguments, budget).await;
-    let named = match &converted {
-        Ok(ended) => ended.output.reference("ResultingReferencePoint").and_then(|point| point.selector("InstanceID")),
-        // The host may have done it all the same.
-        Err(error) if error.is_lost() => None,
-        Err(_) => return Err(converted.err().unwrap_or_else(|| bad_answer(wsman, "convert", "no answer"))),
-    };
-    let after = reference_points(wsman, machine).await?;
-    let fresh: Vec<&Instance> = after.iter().filter(|point| !known.contains(point.instance_id())).collect();
-    let point = match (named, fresh.as_slice()) {
-        (Some(id), _) => after.iter().find(|point| point.instance_id() == id),
-        (None, [one]) => Some(*one),
-        (None, _) => None,
-    };
-    let Some(point) = point else {
-        converted?;
-        let reason = format!("the host lists {} new reference points of the machine instead of one", fresh.len());
-        return Err(bad_answer(wsman, "convert the checkpoint", reason));
-    };
-    Ok(marks(point, &disks, snapshot))
-}
-
-async fn reference_points(wsman: &dyn Wsman, machine: &MachineRef) -> Call<Vec<Instance>> {
+pub(super) async fn reference_points(wsman: &dyn Wsman, machine: &MachineRef) -> Call<Vec<Instance>> {
     let mut points = all(wsman, REFERENCE_POINT).await?;
     points.retain(|point| is_of(point, &machine.0));
     Ok(points)
-}
-
-/// Pairs tracking ids with disks. A disk without one, or whose identifier fits no disk, gets no mark: it is read whole
-/// next time.
-fn marks(point: &Instance, disks: &[super::machine::DiskRow], snapshot: &Snapshot) -> Vec<ChangeMark> {
-    let ids = point.list("VirtualDiskIdentifiers");
-    let tracking = point.list("ResilientChangeTrackingIdentifiers");
-    if ids.len() != tracking.len() {
-        tracing::warn!(
-            point = point.instance_id(),
-            "a reference point has another number of disks than of tracking ids"
-        );
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    for (id, tracking) in ids.into_iter().zip(tracking) {
-        let tail = any_tail(id).unwrap_or_default();
-        let disk = disks.iter().find(|disk| disk.tail.eq_ignore_ascii_case(tail));
-        let config = disk.and_then(|disk| snapshot.config.disks.iter().find(|config| config.key == disk.key));
-        match config {
-            Some(config) if !tracking.is_empty() && !tracking.contains('|') => found.push(ChangeMark {
-                disk_key: config.key,
-                disk_uuid: config.uuid.clone(),
-                capacity_bytes: config.capacity_bytes,
-                token: format!("{TOKEN_VERSION}|{tracking}|{}", point.instance_id()),
-            }),
-            Some(config) => tracing::warn!(disk = config.label, "the host gave no tracking id for the disk"),
-            None => tracing::debug!(id, "a reference point names a disk that was not backed up"),
-        }
-    }
-    found
 }
 
 /// Tracking id and reference point of a mark.
@@ -159,7 +91,7 @@ pub(super) async fn forget(wsman: &dyn Wsman, machine: &MachineRef, marks: &[Cha
     Ok(())
 }
 
-async fn destroy(wsman: &dyn Wsman, machine: &MachineRef, point: &str) -> Call<()> {
+pub(super) async fn destroy(wsman: &dyn Wsman, machine: &MachineRef, point: &str) -> Call<()> {
     if !is_there(wsman, machine, point).await? {
         return Ok(());
     }
@@ -302,7 +234,7 @@ fn is_too_large(fault: &super::wire::Fault) -> bool {
     fault.is_any(&["EncodingLimit", "0x80338048"])
 }
 
-fn bad_answer(wsman: &dyn Wsman, attempt: &str, reason: impl Into<String>) -> CallError {
+pub(super) fn bad_answer(wsman: &dyn Wsman, attempt: &str, reason: impl Into<String>) -> CallError {
     CallError::Host(HostError {
         kind: ErrorKind::Protocol,
         code: "hyperv.bad_answer",
@@ -455,51 +387,6 @@ mod tests {
         answers.extend((0..4).map(|_| answer(REGION_BYTES / 2, &[])));
         let script = Script::new(answers);
         assert_eq!(changed_since(&script, &disk, &mark).await.unwrap(), Areas::Known(Vec::new()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tracking_ids_are_paired_by_disk_and_not_by_place() {
-        use crate::hyperv::machine::DiskRow;
-        use domain::machine::DiskConfig;
-        let row = |key: i32, tail: &str| DiskRow {
-            key,
-            label: String::new(),
-            controller_key: 1000,
-            unit: 0,
-            path: String::new(),
-            tail: tail.into(),
-            finding: None,
-        };
-        let config = |key: i32| DiskConfig {
-            key,
-            label: String::new(),
-            capacity_bytes: CAPACITY,
-            controller_key: 1000,
-            unit: 0,
-            uuid: Some(format!("disk-{key}")),
-            thin: true,
-            sector_bytes: 512,
-        };
-        let snapshot = crate::hyperv::snapshot::tests::snapshot_with(vec![config(2000), config(2001)]);
-        let disks = [row(2000, "ctl\\0\\0\\L"), row(2001, "ctl\\0\\1\\L"), row(2002, "ctl\\0\\2\\L")];
-        let point = |ids: &[&str], tracking: &[&str]| {
-            let mut fields = vec![("InstanceID", "Microsoft:P")];
-            fields.extend(ids.iter().map(|id| ("VirtualDiskIdentifiers", *id)));
-            fields.extend(tracking.iter().map(|id| ("ResilientChangeTrackingIdentifiers", *id)));
-            Instance::of(REFERENCE_POINT, &fields)
-        };
-        let found = marks(
-            &point(
-                &["Microsoft:VM\\ctl\\0\\2\\L", "Microsoft:VM\\CTL\\0\\1\\L", "Microsoft:VM\\ctl\\0\\0\\L"],
-                &["r2", "r1", ""],
-            ),
-            &disks,
-            &snapshot,
-        );
-        assert_eq!(found.len(), 1, "one has no id, one was not backed up: {found:?}");
-        assert_eq!((found[0].disk_key, found[0].token.as_str()), (2001, "rct1|r1|Microsoft:P"));
-        assert_eq!(found[0].disk_uuid.as_deref(), Some("disk-2001"));
-        assert!(marks(&point(&["Microsoft:VM\\ctl\\0\\0\\L"], &["a", "b"]), &disks, &snapshot).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,6 +50,8 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of one piece of a disk's stream, and how many are fetched ahead: 16 MiB a stream.
 const PIECE_BYTES: usize = 1 << 20;
 const PIECES_AHEAD: usize = 16;
+/// Streams of one disk that are read side by side where areas are short: 64 MiB a disk if all are long.
+pub const LANES: usize = 4;
 
 /// Whose files, and who asks for them.
 #[derive(Clone)]

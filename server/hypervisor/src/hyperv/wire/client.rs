@@ -71,6 +71,7 @@ impl Client {
         };
         let host_time = self.timeouts.call.saturating_sub(HOST_MARGIN).max(Duration::from_secs(1));
         let envelope = request.envelope(&self.endpoint.url(), host_time);
+        let mut forgotten = false;
         for _ in 0..MAX_STALE {
             let taken = self.take_idle();
             let was_idle = taken.is_some();
@@ -90,6 +91,8 @@ impl Client {
                     let reason = "the host closes new connections";
                     return Err(self.error(ErrorKind::Interrupted, "host.interrupted", request, reason).into());
                 }
+                // A host may forget a login at any moment, once.
+                Err(SendError::LoggedOut) if !forgotten => forgotten = true,
                 Err(SendError::LoggedOut) => {
                     let reason = "the host asks for a login again right after one";
                     return Err(self.endpoint.login_refused(reason).into());

@@ -235,6 +235,10 @@ impl Connection {
         request: Request<Full<Bytes>>,
         attempt: &str,
     ) -> std::result::Result<Response<Incoming>, SendError> {
+        // A connection takes the next request only once it is through with the last answer.
+        if self.sender.ready().await.is_err() {
+            return Err(SendError::Unsent);
+        }
         let sent = self.sender.try_send_request(request).await;
         sent.map_err(|mut error| match error.take_message() {
             Some(_) => SendError::Unsent,

@@ -48,6 +48,12 @@ pub struct Timeouts {
     pub create_snapshot: Duration,
     /// For a checkpoint to be removed, and its disks to be merged.
     pub remove_snapshot: Duration,
+    /// For the effect of a call whose answer was lost, or of a job that was given up, to show.
+    pub settle: Duration,
+    /// Longest silence of the host's files.
+    pub files_silent: Duration,
+    /// For the host's files to come back when they were lost in mid-copy.
+    pub files_lost: Duration,
     /// First pause before another try, or another look; doubled each time.
     pub back_off: Duration,
 }
@@ -60,8 +66,18 @@ impl Default for Timeouts {
             job: Duration::from_secs(10 * 60),
             create_snapshot: Duration::from_secs(30 * 60),
             remove_snapshot: Duration::from_secs(6 * 60 * 60),
+            settle: Duration::from_secs(120),
+            files_silent: Duration::from_secs(20),
+            files_lost: Duration::from_secs(90),
             back_off: Duration::from_millis(500),
         }
+    }
+}
+
+impl Timeouts {
+    /// Between looks at a machine that works on what was asked.
+    pub(in crate::hyperv) fn look_again(&self) -> Duration {
+        self.back_off * 5
     }
 }
 

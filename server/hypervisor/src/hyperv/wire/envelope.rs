@@ -92,6 +92,10 @@ impl CallError {
         }
     }
 
+    pub(in crate::hyperv) fn is_any_fault(&self, names: &[&str]) -> bool {
+        self.fault().is_some_and(|fault| fault.is_any(names))
+    }
+
     pub(in crate::hyperv) fn is_not_found(&self) -> bool {
         self.fault().is_some_and(Fault::is_not_found)
     }

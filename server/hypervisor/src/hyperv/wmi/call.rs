@@ -13,6 +13,8 @@ const PULL: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/Pull";
 const WQL: &str = "http://schemas.microsoft.com/wbem/wsman/1/WQL";
 /// Instances per answer.
 const MAX_ELEMENTS_PER_PULL: u32 = 50;
+/// Times a list that breaks off is begun.
+const MAX_QUERY_TRIES: u32 = 3;
 /// Pulls of one query, and instances of its whole result.
 const MAX_PULLS: u32 = 20_000;
 const MAX_INSTANCES: usize = 500_000;
@@ -30,42 +32,64 @@ pub(in crate::hyperv) async fn get(wsman: &dyn Wsman, target: &Reference) -> Res
     Ok(Instance::from_node(&node))
 }
 
-/// All instances a WQL query finds. The resource ends in `/*`: a class with a filter is a fault.
+/// All instances a WQL query finds. A list that breaks off is asked for anew.
 pub(in crate::hyperv) async fn query(
     wsman: &dyn Wsman,
     namespace: Namespace,
     wql: &str,
 ) -> Result<Vec<Instance>, CallError> {
+    for _ in 1..MAX_QUERY_TRIES {
+        match query_once(wsman, namespace, wql).await {
+            Err((Stage::Pull, error)) if error.is_passing() || error.is_any_fault(&["InvalidEnumerationContext"]) => {
+                tokio::time::sleep(wsman.timeouts().back_off).await;
+            }
+            other => return other.map_err(|(_, error)| error),
+        }
+    }
+    query_once(wsman, namespace, wql).await.map_err(|(_, error)| error)
+}
+
+/// Where a query failed.
+enum Stage {
+    /// Its first request, which is tried again below.
+    Enumerate,
+    Pull,
+}
+
+/// The resource ends in `/*`: a class with a filter is a fault.
+async fn query_once(wsman: &dyn Wsman, namespace: Namespace, wql: &str) -> Result<Vec<Instance>, (Stage, CallError)> {
+    let broken = |reason: String| (Stage::Enumerate, bad_answer(wsman, wql, reason));
     let resource = namespace.uri("*");
     let mut body = Xml::default();
     body.group("n:Enumerate", |enumerate| {
         enumerate.empty("w:OptimizeEnumeration").text("w:MaxElements", MAX_ELEMENTS_PER_PULL);
         enumerate.text(&format!("w:Filter Dialect=\"{WQL}\""), wql);
     });
-    let mut answer = wsman.send(read(ENUMERATE, &resource, body)).await?;
+    let first = wsman.send(read(ENUMERATE, &resource, body)).await;
+    let mut answer = first.map_err(|error| (Stage::Enumerate, error))?;
     let mut found = Vec::new();
     for _ in 0..MAX_PULLS {
         if let Some(items) = answer.child("Items") {
             found.extend(items.children.iter().map(Instance::from_node));
         }
         if found.len() > MAX_INSTANCES {
-            let reason = format!("it lists more than {MAX_INSTANCES} instances");
-            return Err(bad_answer(wsman, wql, reason));
+            return Err(broken(format!("it lists more than {MAX_INSTANCES} instances")));
         }
         if answer.child("EndOfSequence").is_some() {
             return Ok(found);
         }
         let Some(context) = answer.text_at(&["EnumerationContext"]).filter(|context| !context.is_empty()) else {
-            return Err(bad_answer(wsman, wql, "its list neither ends nor goes on"));
+            return Err(broken("its list neither ends nor goes on".to_owned()));
         };
         let mut body = Xml::default();
         body.group("n:Pull", |pull| {
             pull.text("n:EnumerationContext", context).text("n:MaxElements", MAX_ELEMENTS_PER_PULL);
         });
         // A pull moves the context on, so an answer that was lost cannot be asked for again.
-        answer = wsman.send(Request { is_read: false, ..read(PULL, &resource, body) }).await?;
+        let next = wsman.send(Request { is_read: false, ..read(PULL, &resource, body) }).await;
+        answer = next.map_err(|error| (Stage::Pull, error))?;
     }
-    Err(bad_answer(wsman, wql, format!("its list does not end within {MAX_PULLS} answers")))
+    Err(broken(format!("its list does not end within {MAX_PULLS} answers")))
 }
 
 /// A service of Hyper-V, found by its class alone as each host has one.

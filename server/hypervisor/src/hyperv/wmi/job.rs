@@ -25,7 +25,7 @@ const MAX_FAILED_LOOKS: u32 = 20;
 
 /// What a method gave, and the job it started if it did not answer at once.
 #[derive(Debug)]
-pub(in crate::hyperv) struct Ended {
+pub(in crate::hyperv) struct Called {
     pub output: Instance,
     pub job: Option<Reference>,
 }
@@ -37,15 +37,28 @@ pub(in crate::hyperv) async fn run(
     method: &str,
     arguments: Arguments,
     budget: Duration,
-) -> Result<Ended, CallError> {
+) -> Result<Called, CallError> {
+    let called = start(wsman, target, method, arguments).await?;
+    if let Some(job) = &called.job {
+        wait(wsman, job, method, budget).await?;
+    }
+    Ok(called)
+}
+
+/// Calls a method. Its job, if it started one, is for [`wait`].
+pub(in crate::hyperv) async fn start(
+    wsman: &dyn Wsman,
+    target: &Reference,
+    method: &str,
+    arguments: Arguments,
+) -> Result<Called, CallError> {
     let output = invoke(wsman, target, method, arguments, false).await?;
     match output.number("ReturnValue") {
-        Some(DONE) => Ok(Ended { output, job: None }),
+        Some(DONE) => Ok(Called { output, job: None }),
         Some(STARTED) => {
             let job = output.reference("Job").filter(|job| is_wmi(job)).cloned();
             let job = job.ok_or_else(|| bad_answer(wsman, method, "it started a job and did not say which"))?;
-            wait(wsman, &job, method, budget).await?;
-            Ok(Ended { output, job: Some(job) })
+            Ok(Called { output, job: Some(job) })
         }
         Some(code) => Err(Fault::from_return(code).into()),
         None => Err(bad_answer(wsman, method, "its answer has no return value")),
@@ -53,7 +66,12 @@ pub(in crate::hyperv) async fn run(
 }
 
 /// Waits until a job ends. One that passes `budget` is asked to stop, and reported as timed out.
-async fn wait(wsman: &dyn Wsman, job: &Reference, method: &str, budget: Duration) -> Result<(), CallError> {
+pub(in crate::hyperv) async fn wait(
+    wsman: &dyn Wsman,
+    job: &Reference,
+    method: &str,
+    budget: Duration,
+) -> Result<(), CallError> {
     let deadline = Instant::now() + budget;
     let mut pause = (wsman.timeouts().back_off / 5).max(Duration::from_millis(1));
     let mut failed = 0;
@@ -74,7 +92,7 @@ async fn wait(wsman: &dyn Wsman, job: &Reference, method: &str, budget: Duration
         if Instant::now() >= deadline {
             let stop = Arguments::default().text("RequestedState", TERMINATE);
             let _ = invoke(wsman, job, "RequestStateChange", stop, false).await;
-            return Err(timed_out(wsman, method, budget));
+            return Err(timed_out(wsman, job, method, budget));
         }
         tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
@@ -98,13 +116,27 @@ fn end_of(state: &Instance, code: u64) -> Fault {
     fault
 }
 
-fn timed_out(wsman: &dyn Wsman, method: &str, budget: Duration) -> CallError {
+/// Whether a job goes on. One that the host has forgotten does not.
+pub(in crate::hyperv) async fn is_running(wsman: &dyn Wsman, job: &Reference) -> Result<bool, CallError> {
+    match get(wsman, job).await {
+        Ok(state) => Ok(state.number("JobState").is_some_and(|code| RUNNING.contains(&code))),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn timed_out(wsman: &dyn Wsman, job: &Reference, method: &str, budget: Duration) -> CallError {
+    let id = job.selector("InstanceID").unwrap_or("without an id");
+    let time = match budget.as_secs() {
+        seconds @ ..120 => format!("{seconds} seconds"),
+        seconds => format!("{} minutes", seconds.div_ceil(60)),
+    };
     CallError::Host(HostError {
         kind: ErrorKind::Timeout,
         code: "hyperv.job_timeout",
         host: wsman.host().to_owned(),
         attempt: method.to_owned(),
-        reason: format!("its job did not end within {} minutes", budget.as_secs().div_ceil(60)),
+        reason: format!("the host's job for {method} ({id:.100}) did not end within {time}"),
         hint: "See the machine's status in Hyper-V Manager; a slow or full volume is the usual cause.".into(),
         source: None,
     })
@@ -116,7 +148,7 @@ mod tests {
     use crate::hyperv::script::{Script, started, state};
     use crate::hyperv::wmi::service;
 
-    async fn do_it(script: &Script) -> Result<Ended, CallError> {
+    async fn do_it(script: &Script) -> Result<Called, CallError> {
         run(script, &service("Msvm_ImageManagementService"), "Do", Arguments::default(), Duration::from_secs(60)).await
     }
 
@@ -158,7 +190,9 @@ mod tests {
         let answers = (0..70).map(|n| if n == 0 { started("Do", "Msvm_ConcreteJob") } else { state(4, "") });
         let script = Script::new(answers);
         let error = do_it(&script).await.unwrap_err();
-        assert!(matches!(error, CallError::Host(error) if error.code == "hyperv.job_timeout"));
+        let error = error.during("h", "make a checkpoint");
+        assert_eq!(error.code, "hyperv.job_timeout");
+        assert!(error.reason.contains("Do (J) did not end within 60 seconds"), "{error}");
         assert!(script.asked().last().unwrap().action.ends_with("/Msvm_ConcreteJob/RequestStateChange"));
     }
 

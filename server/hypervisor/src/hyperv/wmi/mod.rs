@@ -11,7 +11,7 @@ mod job;
 pub(super) use call::{Arguments, get, invoke, query, service};
 pub(super) use embedded::{Embedded, Kind, read_embedded};
 pub(super) use instance::{Instance, Reference};
-pub(super) use job::run;
+pub(super) use job::{is_running, run, start, wait};
 
 /// A WMI namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
