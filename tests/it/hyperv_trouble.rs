@@ -257,7 +257,9 @@ async fn read_despite(lab: &Lab, host: &HyperVHost, between: impl FnOnce()) -> R
             Some(Err(error)) => break Err(error),
             None => break Ok(copy),
         }
-        between.take().into_iter().for_each(|between| tokio::task::block_in_place(between));
+        if let Some(between) = between.take() {
+            tokio::task::block_in_place(between);
+        }
     };
     host.remove_snapshot(&web, &made.reference).await.expect("removed");
     lab.assert_clean("web");
@@ -290,9 +292,9 @@ async fn second_checkpoint(lab: &Lab, host: &HyperVHost, sealing: Option<Action>
     let web = lab.reference("web");
     let first = snapshot(host, &web).await;
     lab.host.faults().clear();
-    sealing.into_iter().for_each(|action| {
+    if let Some(action) = sealing {
         lab.host.faults().add(Rule::once(method("ConvertToReferencePoint"), action));
-    });
+    }
     let marks = host.seal_snapshot(&web, &first).await.expect("marks").marks;
     lab.guest_writes("web");
     (marks, snapshot(host, &web).await)

@@ -59,8 +59,8 @@ fn addresses(list: &str) -> impl Iterator<Item = IpAddr> {
 }
 
 const fn is_plain_v4(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_link_local() || address.is_multicast())
-        && !address.is_broadcast()
+    let is_everybody = address.is_multicast() || address.is_broadcast();
+    !(address.is_unspecified() || address.is_loopback() || address.is_link_local() || is_everybody)
 }
 
 const fn is_plain_v6(address: Ipv6Addr) -> bool {

@@ -52,15 +52,11 @@ impl<'a> Making<'a> {
             (Some(own), _) => own,
             (None, []) => return Err(self.refuse("hyperv.checkpoint_missing", NOT_MADE.to_owned())),
             (None, [one]) => one,
-            (None, more) => match made_by(self.wsman, job, more).await? {
-                Some(own) => own,
-                None => {
-                    let count = more.len();
-                    let reason =
-                        format!("{count} recovery checkpoints came at once; ours cannot be told from another's");
-                    return Err(self.refuse("hyperv.checkpoint_ambiguous", reason));
-                }
-            },
+            (None, more) => made_by(self.wsman, job, more).await?.ok_or_else(|| {
+                let count = more.len();
+                let reason = format!("{count} recovery checkpoints came at once; ours cannot be told from another's");
+                self.refuse("hyperv.checkpoint_ambiguous", reason)
+            })?,
         };
         Ok(reference_of(found))
     }

@@ -152,13 +152,21 @@ pub(super) fn convert(call: &Call<'_>) -> Result<Output, Refusal> {
         })?;
         match injected {
             Some(Action::ForeignTracking) => {
-                tracking.iter_mut().for_each(|(_, id)| *id = format!("rctX:{}", Uuid::new_v4()));
+                for (_, id) in &mut tracking {
+                    *id = format!("rctX:{}", Uuid::new_v4());
+                }
             }
-            Some(Action::NoTracking) => tracking.iter_mut().for_each(|(_, id)| id.clear()),
+            Some(Action::NoTracking) => {
+                for (_, id) in &mut tracking {
+                    id.clear();
+                }
+            }
             Some(Action::SwappedTracking) => {
                 let mut ids: Vec<String> = tracking.iter().map(|(_, id): &(String, String)| id.clone()).collect();
                 ids.rotate_left(1);
-                tracking.iter_mut().zip(ids).for_each(|((_, own), other)| *own = other);
+                for ((_, own), other) in tracking.iter_mut().zip(ids) {
+                    *own = other;
+                }
             }
             _ => {}
         }
