@@ -87,7 +87,7 @@ struct NfsArgs {
 
 #[derive(Debug, Args)]
 struct S3Args {
-    /// S3: address of the storage, https://HOST[:PORT]
+    /// S3: address of the storage, such as `https://HOST:PORT`
     #[arg(long, value_name = "ADDRESS", help_heading = HEADING)]
     endpoint: Option<String>,
     /// S3: the access key's id
@@ -183,9 +183,9 @@ impl LocationArgs {
 
     fn smb(&self, rest: &str) -> Result<Location, RepoError> {
         self.check_options("smb")?;
-        let shape = || refused("--location: an SMB share is given as smb://ACCOUNT@HOST/SHARE/FOLDER".to_owned());
-        let (authority, path) = rest.split_once('/').ok_or_else(shape)?;
-        let (account, host) = authority.rsplit_once('@').ok_or_else(shape)?;
+        let malformed = || refused("--location: an SMB share is given as smb://ACCOUNT@HOST/SHARE/FOLDER".to_owned());
+        let (authority, path) = rest.split_once('/').ok_or_else(malformed)?;
+        let (account, host) = authority.rsplit_once('@').ok_or_else(malformed)?;
         if account.contains(':') {
             let text = format!(
                 "--location: a password does not belong on the command line, where others can see it; change it, put it \
@@ -196,7 +196,7 @@ impl LocationArgs {
         let (address, port) = host_and_port(host)?;
         let (share, folder) = path.split_once('/').unwrap_or((path, ""));
         if account.is_empty() || share.is_empty() {
-            return Err(shape());
+            return Err(malformed());
         }
         Ok(Location::Smb(SmbLocation {
             address,
