@@ -173,12 +173,9 @@ pub(super) async fn remove_when_free(
 ) -> Call<()> {
     let deadline = Instant::now() + wsman.timeouts().remove_snapshot;
     loop {
-        let gone = match checkpoints(wsman, machine).await {
-            Ok(rows) => !rows.iter().any(|row| row.instance_id() == snapshot.0),
-            Err(error) if error.is_not_found() => true,
-            Err(error) => return Err(error),
-        };
-        if gone {
+        // Only a list without it says that it is gone: a host that finds no list at all says nothing of it.
+        let rows = checkpoints(wsman, machine).await?;
+        if !rows.iter().any(|row| row.instance_id() == snapshot.0) {
             break;
         }
         let arguments = Arguments::default().reference("AffectedSnapshot", &instance_reference(SETTINGS, &snapshot.0));
