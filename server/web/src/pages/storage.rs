@@ -60,6 +60,25 @@ pub fn kind_word(kind: impl AsRef<str>) -> &'static str {
     }
 }
 
+/// What reads it without this server. The account's name, or the key's id, is for the reader to put in.
+fn read_by(it: &RepositoryLine) -> String {
+    command(&it.kind, &it.path)
+}
+
+fn command(kind: &str, path: &str) -> String {
+    let place = match kind {
+        "smb" => format!("--location smb://ACCOUNT@{}", path.trim_start_matches('/')),
+        "nfs" => format!("--location nfs://{}", path.replacen(":/", "/", 1)),
+        "s3" => {
+            let (scheme, rest) = path.split_once("://").unwrap_or(("https", path));
+            let (host, bucket) = rest.split_once('/').unwrap_or((rest, ""));
+            format!("--location s3://{bucket} --endpoint {scheme}://{host} --access-key ID")
+        }
+        _ => format!("--path {path}"),
+    };
+    format!("stillframe repo list {place}")
+}
+
 /// `612 GB free of 24.0 TB`.
 pub fn free_words(it: &RepositoryLine) -> String {
     match (it.capacity_bytes, it.free_bytes) {
@@ -161,4 +180,25 @@ pub async fn verify(State(app): State<App>, session: Session, Path(id): Path<Rep
 pub async fn collect(State(app): State<App>, session: Session, Path(id): Path<RepositoryId>) -> Result {
     let asked = app.given.backend.collect(id).await;
     queued(&app, &session, id, asked, ("location.collected", "collect-queued")).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_location_is_read_by_an_address_the_command_line_takes() {
+        for (kind, path, place) in [
+            ("folder", "/srv/backup", "--path /srv/backup"),
+            ("smb", "//nas/vm/stillframe", "--location smb://ACCOUNT@nas/vm/stillframe"),
+            ("nfs", "nas:/export/vm", "--location nfs://nas/export/vm"),
+            (
+                "s3",
+                "https://s3.example.org:8443/bucket/prefix",
+                "--location s3://bucket/prefix --endpoint https://s3.example.org:8443 --access-key ID",
+            ),
+        ] {
+            assert_eq!(command(kind, path), format!("stillframe repo list {place}"));
+        }
+    }
 }
