@@ -18,7 +18,7 @@ use crate::format::lease::Verdict;
 use crate::format::manifest::{self, MANIFEST_BYTES_MAX};
 use crate::format::names::{self, ObjectId};
 use crate::format::pack::PackSeal;
-use crate::format::{ChunkId, ChunkKind, Codec};
+use crate::format::{ChunkId, ChunkKind, Codec, FRAME_BYTES_MAX};
 use crate::index::{Index, Location};
 use crate::lease::PackTag;
 use crate::locks::LockedSubtrees;
@@ -177,7 +177,7 @@ impl Core {
 
     async fn chunk_at(&self, place: &Location, id: ChunkId, kind: ChunkKind) -> Result<Bytes> {
         let (location, name) = (*place, names::pack(&place.pack));
-        let range = location.offset..location.offset + u64::from(location.sealed_bytes);
+        let range = location.spot.offset..location.end();
         let sealed = self.backend.get(&name, Some(range)).await.map_err(|error| {
             self.index.note_failed_read(place, &error);
             match error.kind {
@@ -242,33 +242,73 @@ pub fn decode_into(
     workspace: &mut Workspace,
     room: &mut [u8],
 ) -> Result<()> {
-    let damaged = |reason: &str| {
-        let (pack, ordinal, offset) = (names::pack(&location.pack), location.ordinal, location.offset);
-        Error::damaged(pack, format!("chunk {ordinal} at byte {offset}: {reason}"))
-    };
+    let damaged = |reason: &str| place_damaged(location, reason);
     if location.kind != kind {
         return Err(damaged("it is of another kind than its reference says"));
     }
     if room.len() != location.length as usize {
         return Err(damaged("it has another length than its reference says"));
     }
+    if let Some(part) = location.spot.part {
+        open_frame(seal, location, sealed, workspace)?;
+        let (from, to) = (part.skip as usize, part.skip as usize + room.len());
+        let content = workspace.frame_content().get(from..to).ok_or_else(|| damaged("its frame ends before it"))?;
+        room.copy_from_slice(content);
+    } else {
+        open_alone(seal, location, sealed, workspace, room)?;
+    }
+    if keys.chunk_id(kind, room) != id {
+        return Err(damaged("its content is not what its identity says"));
+    }
+    Ok(())
+}
+
+fn place_damaged(location: &Location, reason: &str) -> Error {
+    let (pack, ordinal, offset) = (names::pack(&location.pack), location.spot.ordinal, location.spot.offset);
+    Error::damaged(pack, format!("chunk {ordinal} at byte {offset}: {reason}"))
+}
+
+/// A chunk that is stored by itself.
+fn open_alone(
+    seal: &PackSeal,
+    location: &Location,
+    sealed: &[u8],
+    workspace: &mut Workspace,
+    room: &mut [u8],
+) -> Result<()> {
     let mut opened = std::mem::take(&mut workspace.scratch);
-    let authentic = seal.open_chunk(location.ordinal, sealed, &mut opened);
-    let decompressed = match (authentic, location.codec) {
-        (None, _) => Err(damaged("its bytes are not those that were written")),
+    let authentic = seal.open_chunk(location.spot.ordinal, sealed, &mut opened);
+    let outcome = match (authentic, location.codec) {
+        (None, _) => Err("its bytes are not those that were written"),
         (Some(()), Codec::Raw) if opened.len() == room.len() => {
             room.copy_from_slice(&opened);
             Ok(())
         }
-        (Some(()), Codec::Raw) => Err(damaged("its length is not what the index says")),
+        (Some(()), Codec::Raw | Codec::Shared) => Err("its length is not what the index says"),
         (Some(()), Codec::Zstd) => {
-            workspace.decompress_into(&opened, room).ok_or_else(|| damaged("it does not decompress to its length"))
+            workspace.decompress_into(&opened, room).ok_or("it does not decompress to its length")
         }
     };
     workspace.scratch = opened;
-    decompressed?;
-    if keys.chunk_id(kind, room) != id {
-        return Err(damaged("its content is not what its identity says"));
+    outcome.map_err(|reason| place_damaged(location, reason))
+}
+
+/// The content of the frame a chunk is in, into the workspace, unless it is there.
+fn open_frame(seal: &PackSeal, location: &Location, sealed: &[u8], workspace: &mut Workspace) -> Result<()> {
+    let key = (location.pack, location.spot.offset);
+    if workspace.frame.is_some_and(|(open, _)| open == key) {
+        return Ok(());
     }
+    workspace.frame = None;
+    let mut opened = std::mem::take(&mut workspace.scratch);
+    let mut content = std::mem::take(&mut workspace.frame_room);
+    content.resize(FRAME_BYTES_MAX as usize, 0);
+    let authentic = seal.open_chunk(location.spot.seal_ordinal(), sealed, &mut opened);
+    let outcome = match authentic {
+        None => Err("the bytes of its frame are not those that were written"),
+        Some(()) => workspace.decompress_up_to(&opened, &mut content).ok_or("its frame does not decompress"),
+    };
+    (workspace.scratch, workspace.frame_room) = (opened, content);
+    workspace.frame = Some((key, outcome.map_err(|reason| place_damaged(location, reason))?));
     Ok(())
 }

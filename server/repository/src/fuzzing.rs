@@ -15,9 +15,11 @@ use crate::format::keyslot::{KeySlot, RecoveryKey};
 use crate::format::lease::{LeaseBody, Verdict, decode_epoch, encode_epoch};
 use crate::format::map::{self, LEVEL_MAX};
 use crate::format::names::{self, ObjectId};
-use crate::format::pack::{self, PackEntry, PackSeal};
+use crate::format::pack::{self, PackEntry, PackSeal, Part, Spot};
 use crate::format::stamp::Stamp;
-use crate::format::{CHUNK_BYTES_MAX, ChunkId, ChunkKind, Codec, Fields, PAGE_BYTES, manifest, segment};
+use crate::format::{
+    BLOCK_BYTES, CHUNK_BYTES_MAX, ChunkId, ChunkKind, Codec, FRAME_BYTES_MAX, Fields, PAGE_BYTES, manifest, segment,
+};
 use crate::index::Location;
 use crate::lease::is_expired;
 use crate::point::PointId;
@@ -30,8 +32,9 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("chunk", chunk),
+    ("frame", frame),
     ("pack_trailer", pack_trailer),
     ("pack_footer", pack_footer),
     ("segment", index_segment),
@@ -86,7 +89,7 @@ fn chunk(data: &[u8]) {
     let mut workspace = Workspace::new().expect("zstd starts");
     let content = match codec {
         Codec::Raw => Some(stored.to_vec()),
-        Codec::Zstd => {
+        Codec::Zstd | Codec::Shared => {
             let mut room = vec![0; length as usize];
             workspace.decompress_into(stored, &mut room).map(|()| room)
         }
@@ -97,9 +100,7 @@ fn chunk(data: &[u8]) {
     let location = Location {
         pack: OBJECT,
         generation: seal.generation,
-        ordinal: 7,
-        offset: HEADER_BYTES as u64,
-        sealed_bytes: sealed.len() as u32,
+        spot: Spot { ordinal: 7, offset: HEADER_BYTES as u64, sealed_bytes: sealed.len() as u32, part: None },
         length,
         kind,
         codec,
@@ -111,6 +112,35 @@ fn chunk(data: &[u8]) {
         None => assert!(decoded.is_err()),
     }
     assert!(decode_chunk(&keys, &location, kind, ChunkId([9; 32]), &sealed, &mut workspace).is_err());
+    assert!(decode_chunk(&keys, &location, kind, id, stored, &mut workspace).is_err());
+}
+
+/// `position of a chunk in its frame, blocks before it, blocks, content of the pack`: the frame opened, the chunk taken.
+fn frame(data: &[u8]) {
+    let mut fields = Fields(data);
+    let (Some(position), Some(skip), Some(blocks)) = (fields.u8(), fields.u8(), fields.u8()) else { return };
+    let (keys, mut workspace) = (keys(), Workspace::new().expect("zstd starts"));
+    let skip = u32::from(skip) * BLOCK_BYTES as u32;
+    let length = (u32::from(blocks) + 1) * BLOCK_BYTES as u32;
+    let (position, stored) = (u32::from(position % 64), fields.0);
+    let mut room = vec![0; FRAME_BYTES_MAX as usize];
+    let content = workspace.decompress_up_to(stored, &mut room).and_then(|whole| room.get(..whole));
+    let content = content.and_then(|content| content.get(skip as usize..(skip + length) as usize));
+    let seal = PackSeal::new(&keys, OBJECT).expect("fixed keys");
+    let mut sealed = Vec::new();
+    seal.seal_chunk(7, stored, &mut sealed).expect("sealing works");
+    let part = Some(Part { position, skip, units: 32 });
+    let spot =
+        Spot { ordinal: 7 + position, offset: HEADER_BYTES as u64, sealed_bytes: sealed.len() as u32, part };
+    let (generation, kind, codec) = (seal.generation, ChunkKind::Data, Codec::Shared);
+    let location = Location { pack: OBJECT, generation, spot, length, kind, codec };
+    let id = content.map_or(ChunkId::ZERO, |content| keys.chunk_id(kind, content));
+    let decoded = decode_chunk(&keys, &location, kind, id, &sealed, &mut workspace);
+    match content {
+        Some(content) => assert_eq!(decoded.expect("it is what was sealed"), content),
+        None => assert!(decoded.is_err()),
+    }
+    workspace.begin_job();
     assert!(decode_chunk(&keys, &location, kind, id, stored, &mut workspace).is_err());
 }
 
@@ -382,6 +412,7 @@ mod tests {
             let text = b"restore points are worth what their restores are worth. ".repeat(20);
             let frame = zstd::bulk::compress(&text, 1).unwrap();
             let length = (text.len() as u32).to_le_bytes();
+            let shared = zstd::bulk::compress(&b"three blocks".repeat(1024), 1).unwrap();
             let bomb = zstd::bulk::compress(&vec![0; 4 << 20], 1).unwrap();
             let mut all = vec![
                 ("chunk", "raw", [&[0][..], &length, &text].concat()),
@@ -389,6 +420,10 @@ mod tests {
                 ("chunk", "map", [&[3][..], &length, &frame].concat()),
                 ("chunk", "bomb", [&[1][..], &100u32.to_le_bytes(), &bomb].concat()),
                 ("chunk", "bomb-as-long-as-it-may-be", [&[1][..], &CHUNK_BYTES_MAX.to_le_bytes(), &bomb].concat()),
+                ("frame", "first", [&[0, 0, 0][..], &shared].concat()),
+                ("frame", "later", [&[3, 1, 1][..], &shared].concat()),
+                ("frame", "past-its-end", [&[3, 2, 1][..], &shared].concat()),
+                ("frame", "bomb", [&[0, 0, 0][..], &bomb].concat()),
                 ("names", "pack", names::pack(&OBJECT).into_bytes()),
                 ("names", "point", names::point(POINT).into_bytes()),
                 ("names", "escape", b"packs/../../etc/passwd".to_vec()),
@@ -406,15 +441,20 @@ mod tests {
 
         fn packs() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             let entries: Vec<PackEntry> = (1..=3).map(sample_entry).collect();
-            let mut footer = Vec::new();
-            for entry in &entries {
-                entry.encode(&mut footer);
-            }
+            let shared = |seed, stored| PackEntry { codec: Codec::Shared, stored, ..sample_entry(seed) };
+            let footer_of = |entries: &[PackEntry]| {
+                let mut footer = Vec::new();
+                for entry in entries {
+                    entry.encode(&mut footer);
+                }
+                footer
+            };
+            let frames = [shared(1, 3000), shared(2, 0), sample_entry(3), shared(4, 500), shared(5, 0)];
             let seal = PackSeal::new(&keys(), OBJECT).unwrap();
             let tail = seal.seal_footer(&entries).unwrap();
             let object_bytes = (HEADER_BYTES + 3 * 1016 + tail.len()) as u64;
             let trailer = [&object_bytes.to_le_bytes()[..], &tail[tail.len() - 24..]].concat();
-            let record = PackRecord { id: OBJECT, object_bytes, generation: 1, entries };
+            let record = PackRecord { id: OBJECT, object_bytes, generation: 1, entries: entries.clone() };
             let object = segment::encode(&keys(), OBJECT, &[record]).unwrap();
             let payload = envelope::open(&keys(), Magic::Index, &names::segment(&OBJECT), &object).unwrap().1;
             let mut many = payload.clone();
@@ -422,7 +462,9 @@ mod tests {
             let mut deep = payload.clone();
             deep[28..32].copy_from_slice(&[0, 0, 0x10, 0]);
             vec![
-                ("pack_footer", "three", footer),
+                ("pack_footer", "three", footer_of(&entries)),
+                ("pack_footer", "frames", footer_of(&frames)),
+                ("pack_footer", "frame-without-a-start", footer_of(&frames[1..])),
                 ("pack_footer", "none", Vec::new()),
                 ("pack_trailer", "sound", trailer),
                 ("segment", "one-pack", payload),

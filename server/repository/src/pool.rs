@@ -61,7 +61,9 @@ impl Pool {
             let _ = sender.send(result.unwrap_or(Err(Error::Internal("a worker thread"))));
         });
         if let Some(workspace) = &self.inline {
-            job(&mut workspace.lock());
+            let mut workspace = workspace.lock();
+            workspace.begin_job();
+            job(&mut workspace);
             return receiver;
         }
         self.queue.state.lock().jobs.push_back(job);
@@ -97,6 +99,7 @@ fn work(queue: &Queue, mut workspace: Workspace) {
                 queue.wake.wait(&mut state);
             }
         };
+        workspace.begin_job();
         job(&mut workspace);
     }
 }

@@ -9,16 +9,24 @@ use crate::collector::mark::{Live, Marked, Survey};
 use crate::collector::{Run, is_tagged};
 use crate::core::decode_chunk;
 use crate::error::{Error, Result};
+use crate::format::codec::Workspace;
+use crate::format::crypto::Keys;
 use crate::format::envelope::HEADER_BYTES;
 use crate::format::names::{self, ObjectId};
-use crate::format::pack::{PACK_CHUNKS_MAX, PackEntry, PackSeal};
+use crate::format::pack::{PACK_CHUNKS_MAX, PackEntry, PackSeal, share_of};
 use crate::format::segment::{self, PackRecord, SEGMENT_ENTRIES_TARGET};
-use crate::format::{ChunkId, ChunkKind, Codec};
-use crate::index::{Location, read_footer};
+use crate::format::{ChunkId, ChunkKind, Codec, FRAME_CHUNKS_MAX};
+use crate::index::{Location, locations, read_footer};
 use crate::lease::lease_tag;
+use crate::reader::by_frame;
 
 /// Level of zstd for what is copied.
 const COPY_ZSTD_LEVEL: i32 = 6;
+
+/// A chunk that is needed, in a place.
+type Needed = (Location, ChunkId);
+/// Chunks of a pack that share what is stored of them, and that.
+type Copy = (Vec<PackEntry>, Bytes);
 
 /// Packs to condemn.
 #[derive(Default)]
@@ -26,7 +34,7 @@ pub struct Choice {
     /// Nothing in them is needed.
     pub dead: Vec<ObjectId>,
     /// Little in them is needed: their places.
-    pub sparse: Vec<(ObjectId, Vec<(ChunkId, Location)>)>,
+    pub sparse: Vec<(ObjectId, Vec<Needed>)>,
 }
 
 /// A pack in the making.
@@ -66,18 +74,19 @@ impl Run {
                 Err(error) => return Err(error),
             };
             let chunk_bytes: u64 = record.entries.iter().map(PackEntry::sealed_bytes).sum();
+            let live_bytes = share_of(&record.entries, |ordinal| live.has(ordinal));
             if live.bytes == 0 {
                 choice.dead.push(*pack);
-            } else if live.bytes * 100 < chunk_bytes * percent {
+            } else if live_bytes * 100 < chunk_bytes * percent {
                 // Header and footer do not count: a pack of one small chunk would be rewritten for ever.
-                sparse.push((live.bytes * 1000 / chunk_bytes.max(1), *pack, places(&record, live)));
+                sparse.push((live_bytes * 1000 / chunk_bytes.max(1), *pack, places(&record, live)));
             }
         }
         // What gives back most for the least work first.
         sparse.sort_unstable_by_key(|(share, pack, _)| (*share, *pack));
         let mut budget = self.options.repack_bytes_max;
         for (_, pack, places) in sparse {
-            let bytes: u64 = places.iter().map(|(_, place)| u64::from(place.sealed_bytes)).sum();
+            let bytes: u64 = places.iter().map(|(place, _)| place.share_bytes()).sum();
             if bytes <= budget {
                 budget -= bytes;
                 self.progress.planned(bytes);
@@ -88,7 +97,7 @@ impl Run {
     }
 
     /// Copies what is needed; the packs that nothing is needed from any more. One of which a chunk cannot be read stays.
-    pub(super) async fn rewrite(&mut self, sparse: Vec<(ObjectId, Vec<(ChunkId, Location)>)>) -> Result<Vec<ObjectId>> {
+    pub(super) async fn rewrite(&mut self, sparse: Vec<(ObjectId, Vec<Needed>)>) -> Result<Vec<ObjectId>> {
         self.progress.step("rewriting packs");
         let (mut copies, mut emptied) = (Copies::default(), Vec::new());
         for (pack, places) in sparse {
@@ -115,7 +124,7 @@ impl Run {
                 if saved.contains(&id) {
                     continue;
                 }
-                match self.copy_pack(&mut copies, &pack, &[(id, place)]).await {
+                match self.copy_pack(&mut copies, &pack, &[(place, id)]).await {
                     Ok(()) => drop(saved.insert(id)),
                     Err(error) if error.is_damage() => drop(failures.insert(id, error)),
                     Err(error) => return Err(error),
@@ -130,26 +139,23 @@ impl Run {
         }
     }
 
-    async fn copy_pack(&mut self, copies: &mut Copies, pack: &ObjectId, places: &[(ChunkId, Location)]) -> Result<()> {
-        let (Some((_, first)), Some((_, last))) = (places.first(), places.last()) else { return Ok(()) };
-        let (start, end) = (first.offset, last.offset + u64::from(last.sealed_bytes));
+    async fn copy_pack(&mut self, copies: &mut Copies, pack: &ObjectId, places: &[Needed]) -> Result<()> {
+        let (Some((first, _)), Some((last, _))) = (places.first(), places.last()) else { return Ok(()) };
+        let (start, end) = (first.spot.offset, last.end());
         let bytes = self.core.backend.get(&names::pack(pack), Some(start..end)).await?;
         // All of it is checked before any of it is taken.
-        let mut contents = Vec::with_capacity(places.len());
-        for (id, place) in places {
-            let from = (place.offset - start) as usize;
-            let sealed = bytes.slice(from..from + place.sealed_bytes as usize);
-            let (keys, place, id) = (self.core.keys.clone(), *place, *id);
-            let decode = move |workspace: &mut _| {
-                let content = decode_chunk(&keys, &place, place.kind, id, &sealed, workspace)?;
-                Ok(compress(id, &place, content))
-            };
-            contents.push(self.core.pool.run(decode).await?);
+        let mut units = Vec::new();
+        for frame in by_frame(places) {
+            let Some((place, _)) = frame.first() else { continue };
+            let from = (place.spot.offset - start) as usize;
+            let sealed = bytes.slice(from..from + place.spot.sealed_bytes as usize);
+            let (keys, frame) = (self.core.keys.clone(), frame.to_vec());
+            units.extend(self.core.pool.run(move |workspace| copy_frame(&keys, &frame, &sealed, workspace)).await?);
         }
         let mut written = 0;
-        for (entry, stored) in contents {
-            written += entry.sealed_bytes();
-            self.append(copies, entry, &stored).await?;
+        for (entries, stored) in units {
+            written += entries.iter().map(PackEntry::sealed_bytes).sum::<u64>();
+            self.append(copies, entries, &stored).await?;
         }
         self.progress.copied(written);
         if let Some(rate) = self.options.rate_bytes_per_second.filter(|rate| *rate > 0) {
@@ -158,8 +164,9 @@ impl Run {
         Ok(())
     }
 
-    async fn append(&mut self, copies: &mut Copies, entry: PackEntry, stored: &[u8]) -> Result<()> {
-        let open = &mut copies.open[entry.kind as usize];
+    async fn append(&mut self, copies: &mut Copies, entries: Vec<PackEntry>, stored: &[u8]) -> Result<()> {
+        let Some(kind) = entries.first().map(|entry| entry.kind) else { return Ok(()) };
+        let open = &mut copies.open[kind as usize];
         let filling = match open.take() {
             Some(filling) => filling,
             None => self.new_pack()?,
@@ -168,9 +175,9 @@ impl Run {
         let mut sealed = Vec::new();
         filling.seal.seal_chunk(filling.entries.len() as u32, stored, &mut sealed)?;
         filling.bytes.extend(sealed);
-        filling.entries.push(entry);
+        filling.entries.extend(entries);
         let is_full = filling.bytes.len() - HEADER_BYTES >= self.core.config.pack_bytes as usize
-            || filling.entries.len() >= PACK_CHUNKS_MAX;
+            || filling.entries.len() > PACK_CHUNKS_MAX - FRAME_CHUNKS_MAX;
         if is_full && let Some(filling) = open.take() {
             self.write_pack(copies, filling).await?;
         }
@@ -227,27 +234,43 @@ impl Run {
 }
 
 /// The needed chunks of a pack, ascending.
-fn places(record: &PackRecord, live: &Live) -> Vec<(ChunkId, Location)> {
-    let (mut offset, mut places) = (HEADER_BYTES as u64, Vec::new());
-    let (pack, generation) = (record.id, record.generation);
-    for (ordinal, entry) in (0..).zip(&record.entries) {
-        let sealed_bytes = entry.sealed_bytes() as u32;
-        let (length, kind, codec) = (entry.length, entry.kind, entry.codec);
-        if live.has(ordinal) {
-            places.push((entry.id, Location { pack, generation, ordinal, offset, sealed_bytes, length, kind, codec }));
-        }
-        offset += u64::from(sealed_bytes);
-    }
-    places
+fn places(record: &PackRecord, live: &Live) -> Vec<Needed> {
+    locations(record).into_iter().filter(|(place, _)| live.has(place.spot.ordinal)).collect()
 }
 
-/// What is stored of a copy. What a backup found not worth compressing is not tried again.
-fn compress(id: ChunkId, place: &Location, content: Bytes) -> (PackEntry, Bytes) {
-    let (kind, length) = (place.kind, place.length);
-    let smaller = match place.codec {
-        Codec::Raw => None,
-        Codec::Zstd => zstd::bulk::compress(&content, COPY_ZSTD_LEVEL).ok().filter(|out| out.len() < content.len()),
+/// What is stored of copies of these chunks, which are in one frame: entries that share what follows them.
+fn copy_frame(keys: &Keys, chunks: &[Needed], sealed: &[u8], workspace: &mut Workspace) -> Result<Vec<Copy>> {
+    let mut contents = Vec::with_capacity(chunks.len());
+    for (place, id) in chunks {
+        contents.push(decode_chunk(keys, place, place.kind, *id, sealed, workspace)?);
+    }
+    if let [(place, id)] = chunks {
+        return Ok(contents.into_iter().map(|content| compress(*id, place, content)).collect());
+    }
+    let joined = contents.concat();
+    let Some(stored) = harder(&joined) else {
+        let alone = chunks.iter().zip(contents).map(|((place, id), content)| compress(*id, place, content));
+        return Ok(alone.collect());
     };
+    let entry = |(at, (place, id)): (usize, &Needed)| PackEntry {
+        id: *id,
+        kind: place.kind,
+        codec: Codec::Shared,
+        length: place.length,
+        stored: if at == 0 { stored.len() as u32 } else { 0 },
+    };
+    Ok(vec![(chunks.iter().enumerate().map(entry).collect(), stored.into())])
+}
+
+/// One chunk by itself. What a backup found not worth compressing is not tried again.
+fn compress(id: ChunkId, place: &Location, content: Bytes) -> Copy {
+    let (kind, length) = (place.kind, place.length);
+    let smaller = if place.codec == Codec::Raw { None } else { harder(&content) };
     let (codec, stored) = smaller.map_or((Codec::Raw, content), |out| (Codec::Zstd, out.into()));
-    (PackEntry { id, kind, codec, length, stored: stored.len() as u32 }, stored)
+    (vec![PackEntry { id, kind, codec, length, stored: stored.len() as u32 }], stored)
+}
+
+/// `None` when it gets no smaller.
+fn harder(content: &[u8]) -> Option<Vec<u8>> {
+    zstd::bulk::compress(content, COPY_ZSTD_LEVEL).ok().filter(|out| out.len() < content.len())
 }

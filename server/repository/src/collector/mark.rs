@@ -35,7 +35,7 @@ pub struct Survey {
 pub struct Live {
     /// A bit for each ordinal.
     bits: Vec<u64>,
-    /// As stored, tags included.
+    /// As stored, tags included; of frames their share, rounded down.
     pub bytes: u64,
 }
 
@@ -45,13 +45,14 @@ impl Live {
     }
 
     fn set(&mut self, place: &Location) {
-        let (word, bit) = (place.ordinal as usize / 64, place.ordinal % 64);
+        let ordinal = place.spot.ordinal;
+        let (word, bit) = (ordinal as usize / 64, ordinal % 64);
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
         }
-        if !self.has(place.ordinal) {
+        if !self.has(ordinal) {
             self.bits[word] |= 1 << bit;
-            self.bytes += u64::from(place.sealed_bytes);
+            self.bytes += place.share_bytes();
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct ChunkConfig {
 }
 
 impl ChunkConfig {
-    /// The rule for an average: a quarter at least, four times at most.
+    /// The rule for an average: a quarter at least, twice at most.
     pub fn for_average(average_bytes: u32) -> Result<Self> {
         let within = (CHUNK_AVERAGE_BYTES_MIN..=CHUNK_AVERAGE_BYTES_MAX).contains(&average_bytes);
         if !within || !average_bytes.is_power_of_two() {
@@ -42,7 +42,7 @@ impl ChunkConfig {
         Ok(Self {
             average_bytes,
             minimum_bytes: average_bytes / 4,
-            maximum_bytes: average_bytes * 4,
+            maximum_bytes: average_bytes * 2,
             zero_run_bytes: 16 * BLOCK_BYTES as u32,
         })
     }
@@ -84,7 +84,9 @@ impl Config {
         let (_, payload) = envelope::open(keys, Magic::Config, names::CONFIG, bytes)?;
         let config: Self =
             serde_json::from_slice(&payload).map_err(|error| Error::damaged(names::CONFIG, error.to_string()))?;
-        if ChunkConfig::for_average(config.chunk.average_bytes)? != config.chunk {
+        let newest = ChunkConfig::for_average(config.chunk.average_bytes)?;
+        let earlier = ChunkConfig { maximum_bytes: newest.average_bytes * 4, ..newest };
+        if ![newest, earlier].contains(&config.chunk) {
             return Err(Error::damaged(names::CONFIG, "its chunk lengths do not fit together"));
         }
         check_pack_bytes(config.pack_bytes)?;

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod config;
 pub mod crypto;
 pub mod envelope;
+pub mod frame;
 pub mod keyslot;
 pub mod lease;
 pub mod manifest;
@@ -28,6 +29,12 @@ pub const PAGE_BYTES: u64 = 64 << 20;
 
 /// Largest chunk, data or map node, before compression.
 pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
+
+/// Most content of a frame that chunks share: what has to be decompressed to read one of them.
+pub const FRAME_BYTES_MAX: u32 = 512 << 10;
+
+/// Most chunks that share a frame.
+pub const FRAME_CHUNKS_MAX: usize = 64;
 
 /// Identity of a chunk: keyed BLAKE3-256 of its content. All zero stands for content of zeros, which is not stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +74,8 @@ pub enum Codec {
     Raw = 0,
     /// One zstd frame.
     Zstd = 1,
+    /// A part of the content of a zstd frame that neighbouring chunks share.
+    Shared = 2,
 }
 
 /// Reads little-endian fields off a slice; `None` when it is too short.

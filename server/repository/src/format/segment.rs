@@ -4,7 +4,7 @@
 use super::crypto::{GENERATIONS_MAX, Keys};
 use super::envelope::{self, HEADER_BYTES, Magic};
 use super::names::{self, ObjectId};
-use super::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PACK_OBJECT_BYTES_MAX, PackEntry};
+use super::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PACK_OBJECT_BYTES_MAX, PackEntry, frames_fit};
 use super::{Fields, crypto::TAG_BYTES};
 use crate::error::{Error, Result};
 
@@ -68,7 +68,7 @@ fn parse(payload: &[u8]) -> Option<Vec<PackRecord>> {
             end += entry.sealed_bytes();
             entries.push(entry);
         }
-        if end > object_bytes || object_bytes > PACK_OBJECT_BYTES_MAX {
+        if end > object_bytes || object_bytes > PACK_OBJECT_BYTES_MAX || !frames_fit(&entries) {
             return None; // chunks outside their pack
         }
         packs.push(PackRecord { id, object_bytes, generation, entries });

@@ -28,7 +28,7 @@ pub const BLOCK_RECORDS: usize = 127;
 pub const COUNT_AT: usize = BLOCK_RECORDS * RECORD_BYTES;
 const CHECKSUM_AT: usize = BLOCK_BYTES - 8;
 const MAGIC: &[u8; 8] = b"SFRUN\0\0\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes read or written at a time.
 pub const BUFFER_BYTES: usize = 64 << 10;
 

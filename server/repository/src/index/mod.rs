@@ -27,9 +27,8 @@ use std::sync::Arc;
 use crate::backend::{BackendError, BackendErrorKind};
 use crate::environment::Environment;
 use crate::format::crypto::Keys;
-use crate::format::envelope::HEADER_BYTES;
 use crate::format::names::ObjectId;
-use crate::format::pack::PackEntry;
+use crate::format::pack::{Spot, spots};
 use crate::format::segment::PackRecord;
 use crate::format::stamp::Bad;
 use crate::format::{ChunkId, ChunkKind, Codec};
@@ -48,14 +47,23 @@ pub struct Location {
     pub pack: ObjectId,
     /// Of the keys the pack is sealed with.
     pub generation: u8,
-    pub ordinal: u32,
-    /// From the start of the pack object.
-    pub offset: u64,
-    /// Stored bytes, tag included.
-    pub sealed_bytes: u32,
+    pub spot: Spot,
+    /// Of its content.
     pub length: u32,
     pub kind: ChunkKind,
     pub codec: Codec,
+}
+
+impl Location {
+    /// From the start of the pack object to where it, or the frame it is in, ends.
+    pub fn end(&self) -> u64 {
+        self.spot.offset + u64::from(self.spot.sealed_bytes)
+    }
+
+    /// Its share of the stored bytes.
+    pub fn share_bytes(&self) -> u64 {
+        u64::from(self.spot.share_bytes(self.length))
+    }
 }
 
 /// The index of an open repository.
@@ -105,12 +113,10 @@ impl Index {
                 number
             };
             added = true;
-            let mut offset = HEADER_BYTES as u64;
-            for (ordinal, entry) in (0..).zip(&record.entries) {
-                if let Some(place) = Place::new(number, ordinal, offset, entry) {
+            for (spot, entry) in spots(&record.entries).iter().zip(&record.entries) {
+                if let Some(place) = Place::new(number, spot, entry) {
                     insert(key_of(&entry.id), place);
                 }
-                offset += entry.sealed_bytes();
             }
         });
         added
@@ -188,7 +194,7 @@ impl Index {
 
     /// Adds one place to what is known to be bad.
     pub fn add_bad(&self, place: &Location) {
-        self.tiers.packs.write().add_bad(place.pack, place.ordinal);
+        self.tiers.packs.write().add_bad(place.pack, place.spot.ordinal);
     }
 
     /// Is this place expected to be readable?
@@ -215,23 +221,13 @@ impl Index {
 
 /// Where a pack's chunks are.
 pub fn locations(record: &PackRecord) -> Vec<(Location, ChunkId)> {
-    let mut offset = HEADER_BYTES as u64;
-    let place = |(ordinal, entry): (u32, &PackEntry)| {
-        let sealed_bytes = entry.sealed_bytes();
-        let place = Location {
-            pack: record.id,
-            generation: record.generation,
-            ordinal,
-            offset,
-            sealed_bytes: sealed_bytes as u32,
-            length: entry.length,
-            kind: entry.kind,
-            codec: entry.codec,
-        };
-        offset += sealed_bytes;
-        (place, entry.id)
-    };
-    (0..).zip(&record.entries).map(place).collect()
+    let (pack, generation) = (record.id, record.generation);
+    let entries = record.entries.iter();
+    let located = spots(&record.entries).into_iter().zip(entries).map(|(spot, entry)| {
+        let (length, kind, codec) = (entry.length, entry.kind, entry.codec);
+        (Location { pack, generation, spot, length, kind, codec }, entry.id)
+    });
+    located.collect()
 }
 
 fn located(packs: &Packs, place: Place) -> Option<(Trust, Location)> {
@@ -239,9 +235,7 @@ fn located(packs: &Packs, place: Place) -> Option<(Trust, Location)> {
     let location = Location {
         pack: pack.id,
         generation: pack.generation,
-        ordinal: place.ordinal(),
-        offset: place.offset(),
-        sealed_bytes: place.sealed_bytes(),
+        spot: place.spot(),
         length: place.length(),
         kind: place.kind(),
         codec: place.codec(),

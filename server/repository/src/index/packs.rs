@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::record::Place;
+use super::record::{PACK_BITS, Place};
 use crate::format::names::ObjectId;
 use crate::format::stamp::Bad;
 
 /// Packs in a page of the list, so that it grows without being copied.
 const PAGE_PACKS: usize = 1 << 16;
 const EMPTY: u32 = u32::MAX;
-/// Most packs an index holds: 128 PB of packs of 32 MiB.
-const PACKS_MAX: usize = (EMPTY - 1) as usize;
+/// Most packs an index holds: 64 PB of packs of 32 MiB.
+const PACKS_MAX: usize = 1 << PACK_BITS;
 
 /// A pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -90,7 +90,7 @@ impl SyntheticIndex {
     /// Number of the pack that holds the chunk, by its first place.
     pub fn is_where_it_was_put(&self, chunk: u64) -> bool {
         self.index.known(&chunk_id(chunk)).is_some_and(|place: Location| {
-            place.pack == pack_id(chunk / PACK_CHUNKS) && u64::from(place.ordinal) == chunk % PACK_CHUNKS
+            place.pack == pack_id(chunk / PACK_CHUNKS) && u64::from(place.spot.ordinal) == chunk % PACK_CHUNKS
         })
     }
 }

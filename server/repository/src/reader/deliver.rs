@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::map::{DiskMap, Piece, READS_AT_ONCE, SealedRun, runs};
 use crate::core::decode_into;
 use crate::error::{Error, Result};
-use crate::format::ChunkKind;
+use crate::format::{ChunkKind, FRAME_BYTES_MAX};
 use crate::index::Location;
 use crate::pool::settle;
 
-/// Most that is handed over at a time; neighbours of a longer run come in several blocks.
+/// About what is handed over at a time; neighbours of a longer run come in several blocks. Chunks that share a frame come in
+/// the same one, so that it is decoded once.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Where blocks begin in memory: what files past the page cache ask for.
 const ALIGNMENT_BYTES: usize = 4096;
@@ -153,8 +154,11 @@ fn blocks(run: &[Place]) -> Vec<Vec<Place>> {
     for place in run {
         let (offset, length) = (place.1.offset, place.1.length as usize);
         let joins = |block: &Vec<Place>| {
-            let follows = block.last().is_some_and(|(_, last)| last.offset + u64::from(last.length) == offset);
-            follows && bytes + length <= BLOCK_BYTES
+            block.last().is_some_and(|(location, last)| {
+                let follows = last.offset + u64::from(last.length) == offset;
+                let shares_frame = location.spot.offset == place.0.spot.offset;
+                follows && (shares_frame || bytes + length.max(FRAME_BYTES_MAX as usize) <= BLOCK_BYTES)
+            })
         };
         match blocks.last_mut() {
             Some(block) if joins(block) => {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use domain::Extent;
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{StreamExt, TryFutureExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 
 use crate::backend::BackendErrorKind;
@@ -150,7 +150,7 @@ impl DiskMap {
             let located = self.core.index.locate(&self.core, &piece.id).await;
             places.push((located.map_err(|error| self.locate_piece(&piece, error))?, piece));
         }
-        places.sort_unstable_by_key(|(location, _)| (location.pack, location.offset));
+        places.sort_unstable_by_key(|(location, _)| (location.pack, location.spot.ordinal));
         Ok(places)
     }
 
@@ -162,7 +162,7 @@ impl DiskMap {
     /// before a cut, or in another pack, is still there.
     pub async fn read_run(&self, run: &[(Location, Piece)]) -> Result<Option<SealedRun>> {
         let (Some((first, piece)), Some((last, _))) = (run.first(), run.last()) else { return Ok(None) };
-        let (start, end) = (first.offset, last.offset + u64::from(last.sealed_bytes));
+        let (start, end) = (first.spot.offset, last.end());
         match self.core.backend.get(&names::pack(&first.pack), Some(start..end)).await {
             Ok(bytes) => {
                 let seal = PackSeal::of(&self.core.keys, first.pack, first.generation)?;
@@ -176,34 +176,43 @@ impl DiskMap {
         }
     }
 
-    /// The chunks of a run, decoded on all threads.
+    /// The chunks of a run, decoded on all threads, those of a frame on one.
     async fn decode_run(&self, run: Vec<(Location, Piece)>) -> Result<Vec<(ChunkId, Bytes)>> {
         let sealed = self.read_run(&run).await?;
-        let decode = |(location, piece): (Location, Piece)| {
-            let outcome = sealed.clone().map(|sealed| {
-                let keys = Arc::clone(&self.core.keys);
-                self.core.pool.submit(move |workspace| {
-                    let (part, id) = (sealed.part(&location), (&location, ChunkKind::Data, piece.id));
+        let frames = by_frame(&run).map(|places| self.decode_frame(places.to_vec(), sealed.clone()));
+        let decoded: Vec<_> = frames.collect::<FuturesUnordered<_>>().try_collect().await?;
+        Ok(decoded.into_iter().flatten().collect())
+    }
+
+    async fn decode_frame(
+        &self,
+        places: Vec<(Location, Piece)>,
+        sealed: Option<SealedRun>,
+    ) -> Result<Vec<(ChunkId, Bytes)>> {
+        let outcome = sealed.map(|sealed| {
+            let (keys, places) = (Arc::clone(&self.core.keys), places.clone());
+            self.core.pool.submit(move |workspace| {
+                let decoded = places.iter().map(|(location, piece)| {
+                    let (part, id) = (sealed.part(location), (location, ChunkKind::Data, piece.id));
                     decode_with(&keys, &sealed.seal, id, part, workspace, Bytes::copy_from_slice)
-                })
-            });
-            async move {
-                let decoded = match outcome {
-                    Some(outcome) => Some(settle(outcome).await),
-                    None => None,
-                };
-                match decoded {
-                    Some(Ok(content)) => self.whole(&location, &piece, content),
-                    Some(Err(error)) if !error.is_damage() => Err(self.locate_piece(&piece, error)),
-                    _ => self.elsewhere(&location, &piece).await,
-                }
-            }
-        };
-        let decoded = run.into_iter().map(|place| {
-            let id = place.1.id;
-            decode(place).map_ok(move |content| (id, content))
+                });
+                Ok(decoded.collect::<Vec<Result<Bytes>>>())
+            })
         });
-        decoded.collect::<FuturesUnordered<_>>().try_collect().await
+        let mut decoded = match outcome {
+            Some(outcome) => settle(outcome).await?.into_iter(),
+            None => Vec::new().into_iter(),
+        };
+        let mut contents = Vec::with_capacity(places.len());
+        for (location, piece) in &places {
+            let content = match decoded.next() {
+                Some(Ok(content)) => self.whole(location, piece, content)?,
+                Some(Err(error)) if !error.is_damage() => return Err(self.locate_piece(piece, error)),
+                _ => self.elsewhere(location, piece).await?,
+            };
+            contents.push((piece.id, content));
+        }
+        Ok(contents)
     }
 
     /// A chunk that its run did not give: from here or wherever else it is.
@@ -233,9 +242,14 @@ pub struct SealedRun {
 impl SealedRun {
     /// One of them; empty, and so no chunk, if it is not among them.
     pub fn part(&self, location: &Location) -> &[u8] {
-        let from = location.offset.saturating_sub(self.start) as usize;
-        self.bytes.get(from..from + location.sealed_bytes as usize).unwrap_or_default()
+        let from = location.spot.offset.saturating_sub(self.start) as usize;
+        self.bytes.get(from..from + location.spot.sealed_bytes as usize).unwrap_or_default()
     }
+}
+
+/// Groups ascending places of one pack by what has to be decoded together.
+pub fn by_frame<T>(run: &[(Location, T)]) -> impl Iterator<Item = &[(Location, T)]> {
+    run.chunk_by(|(one, _), (other, _)| one.spot.offset == other.spot.offset)
 }
 
 /// Groups places in ascending order into reads.
@@ -244,10 +258,9 @@ pub fn runs(places: &[(Location, Piece)]) -> Vec<Vec<(Location, Piece)>> {
     for place in places {
         let joins = |run: &Vec<(Location, Piece)>| {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return false };
-            let end = last.offset + u64::from(last.sealed_bytes);
             first.pack == place.0.pack
-                && place.0.offset <= end + READ_GAP_BYTES
-                && place.0.offset + u64::from(place.0.sealed_bytes) - first.offset <= READ_BYTES_MAX
+                && place.0.spot.offset <= last.end() + READ_GAP_BYTES
+                && place.0.end() - first.spot.offset <= READ_BYTES_MAX
         };
         match runs.last_mut() {
             Some(run) if joins(run) => run.push(*place),

@@ -11,4 +11,4 @@ mod map;
 pub use deliver::DiskSink;
 pub use file::DiskFile;
 pub use image::DiskImage;
-pub use map::DiskMap;
+pub use map::{DiskMap, by_frame};

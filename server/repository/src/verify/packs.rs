@@ -18,6 +18,7 @@ use crate::format::segment::PackRecord;
 use crate::format::stamp::Bad;
 use crate::index::{IdSet, Location, locations, read_footer, read_segment};
 use crate::pool::settle;
+use crate::reader::by_frame;
 
 /// Neighbours in a pack this close are read in one go.
 const READ_GAP_BYTES: u64 = 256 << 10;
@@ -162,7 +163,7 @@ impl Verifier<'_> {
         if vanished {
             self.checked(pack, Bad::Whole);
         } else if is_listed {
-            self.checked(pack, Bad::Chunks(bad.iter().map(|(place, _, _)| place.ordinal).collect()));
+            self.checked(pack, Bad::Chunks(bad.iter().map(|(place, _, _)| place.spot.ordinal).collect()));
         }
         self.faults.extend(bad.into_iter().map(|(_, id, fault)| (id, fault)));
         if self.fresh.packs.len() >= CHECKPOINT_PACKS_MIN.max(self.report.packs_checked as usize / 8) {
@@ -178,13 +179,13 @@ impl Verifier<'_> {
             let Some(location) = self.core.index.known(&id).filter(|place| self.core.index.is_good(&id, place)) else {
                 continue; // the walk said so
             };
-            planned += u64::from(location.sealed_bytes);
+            planned += location.share_bytes();
             packs.entry(location.pack).or_default().push((location, id));
         }
         self.progress.planned(planned);
         let mut runs: Vec<Run> = Vec::new();
         for (_, mut places) in packs {
-            places.sort_unstable_by_key(|(location, _)| location.offset);
+            places.sort_unstable_by_key(|(location, _)| location.spot.ordinal);
             runs.extend(group(&places));
         }
         let reading = self.reading();
@@ -221,7 +222,7 @@ impl Reading {
         };
         let mut places: Run = locations(&record);
         places.retain(|(place, id)| !(self.seen.contains(id) && self.core.index.known(id) == Some(*place)));
-        let left: u64 = places.iter().map(|(place, _)| u64::from(place.sealed_bytes)).sum();
+        let left: u64 = places.iter().map(|(place, _)| place.share_bytes()).sum();
         self.progress.read(size.saturating_sub(left)); // footer and what was read already
         for run in group(&places) {
             let (bytes, chunks, bad) = self.run(run).await?;
@@ -234,7 +235,7 @@ impl Reading {
 
     /// Reads and checks chunks that lie together: bytes, chunks, and those that are bad.
     async fn run(&self, run: Run) -> Result<(u64, u64, Vec<BadPlace>)> {
-        let bytes = run.iter().map(|(place, _)| u64::from(place.sealed_bytes)).sum();
+        let bytes = run.iter().map(|(place, _)| place.share_bytes()).sum();
         let chunks = run.len() as u64;
         let wait = self.pace.lock().admit(bytes);
         if !wait.is_zero() {
@@ -252,9 +253,8 @@ fn group(places: &[(Location, ChunkId)]) -> Vec<Run> {
     for place in places {
         let joins = |run: &Run| {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return false };
-            let end = last.offset + u64::from(last.sealed_bytes);
-            place.0.offset <= end + READ_GAP_BYTES
-                && place.0.offset + u64::from(place.0.sealed_bytes) - first.offset <= READ_BYTES_MAX
+            place.0.spot.offset <= last.end() + READ_GAP_BYTES
+                && place.0.end() - first.spot.offset <= READ_BYTES_MAX
         };
         match reads.last_mut() {
             Some(run) if joins(run) => run.push(*place),
@@ -267,7 +267,7 @@ fn group(places: &[(Location, ChunkId)]) -> Vec<Run> {
 /// Reads and checks chunks that lie together: those that are bad.
 async fn check_run(core: &Arc<Core>, run: Run) -> Result<Vec<BadPlace>> {
     let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return Ok(Vec::new()) };
-    let (start, end) = (first.offset, last.offset + u64::from(last.sealed_bytes));
+    let (start, end) = (first.spot.offset, last.end());
     let name = names::pack(&first.pack);
     let sealed = match core.backend.get(&name, Some(start..end)).await {
         Ok(sealed) => sealed,
@@ -288,24 +288,28 @@ async fn check_run(core: &Arc<Core>, run: Run) -> Result<Vec<BadPlace>> {
         }
     };
     let seal = Arc::new(PackSeal::of(&core.keys, first.pack, first.generation)?);
-    let checks: Vec<_> = run
-        .into_iter()
-        .map(|(location, id)| {
-            let from = (location.offset - start) as usize;
-            let part = sealed.slice(from..from + location.sealed_bytes as usize);
-            let (keys, seal) = (Arc::clone(&core.keys), Arc::clone(&seal));
-            let check = core.pool.submit(move |workspace| {
-                decode_with(&keys, &seal, (&location, location.kind, id), &part, workspace, |_| ())
-            });
-            (location, id, check)
+    let checks: Vec<_> = by_frame(&run)
+        .map(|places| {
+            let Some((first, _)) = places.first() else { return core.pool.submit(|_| Ok(Vec::new())) };
+            let from = (first.spot.offset - start) as usize;
+            let part = sealed.slice(from..from + first.spot.sealed_bytes as usize);
+            let (keys, seal, places) = (Arc::clone(&core.keys), Arc::clone(&seal), places.to_vec());
+            core.pool.submit(move |workspace| {
+                let check = |(place, id): &(Location, ChunkId)| {
+                    decode_with(&keys, &seal, (place, place.kind, *id), &part, workspace, |_| ())
+                };
+                Ok(places.iter().map(check).collect::<Vec<Result<()>>>())
+            })
         })
         .collect();
-    let mut bad = Vec::new();
-    for (place, id, check) in checks {
-        match settle(check).await {
-            Ok(()) => {}
-            Err(error) if error.is_damage() => bad.push((place, id, fault(&name, &error))),
-            Err(error) => return Err(error),
+    let (mut bad, mut places) = (Vec::new(), run.into_iter());
+    for check in checks {
+        for (outcome, (place, id)) in settle(check).await?.into_iter().zip(&mut places) {
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => bad.push((place, id, fault(&name, &error))),
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(bad)

@@ -102,8 +102,8 @@ impl Verifier<'_> {
     fn found_bad_before(&self, place: &Location) -> String {
         let check = self.before.stamp.packs.get(&place.pack);
         match check.and_then(|check| time(check.checked_at)) {
-            Some(at) => format!("chunk {} at byte {} was found bad on {at}", place.ordinal, place.offset),
-            None => format!("chunk {} at byte {} was found bad before", place.ordinal, place.offset),
+            Some(at) => format!("chunk {} at byte {} was found bad on {at}", place.spot.ordinal, place.spot.offset),
+            None => format!("chunk {} at byte {} was found bad before", place.spot.ordinal, place.spot.offset),
         }
     }
 
@@ -125,7 +125,7 @@ impl Verifier<'_> {
     /// A bad place goes into the stamps even if its pack is not read whole this time.
     fn remember_bad(&mut self, place: &Location) {
         let known = self.before.stamp.packs.get(&place.pack).map_or(0, |check| check.checked_at);
-        let bad = Bad::Chunks([place.ordinal].into());
+        let bad = Bad::Chunks([place.spot.ordinal].into());
         self.before.stamp.note(place.pack, PackCheck { checked_at: known, bad });
     }
 

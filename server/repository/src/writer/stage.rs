@@ -21,7 +21,7 @@ use crate::format::names::{self, ObjectId};
 use crate::format::pack::{ENTRY_BYTES, PACK_CHUNKS_MAX, PackEntry, PackSeal};
 use crate::format::segment::{self, PackRecord, SEGMENT_ENTRIES_TARGET};
 use crate::format::stamp::{Bad, PackCheck, Stamp};
-use crate::format::{ChunkId, ChunkKind};
+use crate::format::{ChunkId, ChunkKind, Codec, FRAME_CHUNKS_MAX, frame};
 use crate::index::IdSet;
 use crate::lease::{PackTag, pack_tag};
 use crate::point::{DiskSummary, PointId};
@@ -78,9 +78,9 @@ impl Counts {
         }
     }
 
-    fn stored(&self, kind: ChunkKind, bytes: u64) {
+    fn stored(&self, kind: ChunkKind, chunks: usize, bytes: u64) {
         if kind == ChunkKind::Data {
-            self.chunks_new.fetch_add(1, Ordering::Relaxed);
+            self.chunks_new.fetch_add(chunks as u64, Ordering::Relaxed);
         }
         self.stored.fetch_add(bytes, Ordering::Relaxed);
         self.progress.stored(self.disk, bytes);
@@ -96,9 +96,10 @@ impl Counts {
     }
 }
 
-/// A place in a pack.
+/// A place in a pack, for some chunks in one frame.
 struct Reserved {
     pack: Arc<ActivePack>,
+    chunks: usize,
     ordinal: u32,
     offset: u64,
 }
@@ -188,12 +189,7 @@ impl Stage {
         let mut permit = self.permit(&self.budget, bytes).await?;
         let (stage, counts, token) = (Arc::clone(self), Arc::clone(counts), self.tasks.token());
         Ok(self.core.pool.submit(move |workspace| {
-            let mut ids = Vec::with_capacity(contents.len());
-            for content in &contents {
-                counts.chunk(kind);
-                let own = permit.split(content.len()).ok_or(Error::Internal("the byte budget"))?;
-                ids.push(stage.process(kind, content, own, &counts, workspace)?);
-            }
+            let ids = stage.process(kind, &contents, &mut permit, &counts, workspace)?;
             drop((contents, queued, token));
             Ok(ids)
         }))
@@ -203,40 +199,97 @@ impl Stage {
         Arc::clone(of).acquire_many_owned(bytes as u32).await.map_err(|_| self.why_stopped())
     }
 
+    /// The identities of these chunks; those that are new are stored.
     fn process(
         self: &Arc<Self>,
         kind: ChunkKind,
-        content: &Bytes,
-        mut permit: OwnedSemaphorePermit,
+        contents: &[Bytes],
+        permit: &mut OwnedSemaphorePermit,
         counts: &Counts,
         workspace: &mut Workspace,
-    ) -> Result<ChunkId> {
+    ) -> Result<Vec<ChunkId>> {
+        let (mut ids, mut new) = (Vec::with_capacity(contents.len()), Vec::new());
+        for content in contents {
+            counts.chunk(kind);
+            let id = self.core.keys.chunk_id(kind, content);
+            if self.claim(id)? {
+                new.push((id, content));
+            }
+            ids.push(id);
+        }
+        for group in frame::groups(kind, new.iter().map(|(_, content)| &content[..])) {
+            let chunks: Vec<_> = group.into_iter().filter_map(|index| new.get(index)).collect();
+            self.put(kind, &chunks, permit, counts, workspace)?;
+        }
+        Ok(ids)
+    }
+
+    /// True when the chunk has to be stored, and is by the caller; it is in the repository, or on its way, otherwise.
+    fn claim(&self, id: ChunkId) -> Result<bool> {
         if self.stop.is_cancelled() {
             return Err(self.why_stopped());
         }
-        let id = self.core.keys.chunk_id(kind, content);
+        // The index is asked under the lock: a chunk moves from here into the index, in that order, never out of both.
+        let mut pending = self.pending.lock();
+        if let Some(pack) = self.core.index.usable_pack(&id) {
+            self.refer(pack);
+            return Ok(false);
+        }
+        Ok(pending.insert(id))
+    }
+
+    /// Stores chunks in one frame if that is smaller, else each by itself.
+    fn put(
+        self: &Arc<Self>,
+        kind: ChunkKind,
+        chunks: &[&(ChunkId, &Bytes)],
+        permit: &mut OwnedSemaphorePermit,
+        counts: &Counts,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let mut sealed = std::mem::take(&mut workspace.sealed);
+        if chunks.len() > 1
+            && let Some(stored) = workspace.compress_together(chunks.iter().map(|(_, content)| &content[..]))
         {
-            // The index is asked under the lock: a chunk moves from here into the index, in that order, never out of both.
-            let mut pending = self.pending.lock();
-            if let Some(pack) = self.core.index.usable_pack(&id) {
-                self.refer(pack);
-                return Ok(id);
-            }
-            if !pending.insert(id) {
-                return Ok(id);
+            let entry = |(at, chunk): (usize, &&(ChunkId, &Bytes))| PackEntry {
+                id: chunk.0,
+                kind,
+                codec: Codec::Shared,
+                length: chunk.1.len() as u32,
+                stored: if at == 0 { stored.len() as u32 } else { 0 },
+            };
+            let entries = chunks.iter().enumerate().map(entry).collect();
+            self.seal_and_deposit(entries, stored, &mut sealed, permit, counts)?;
+        } else {
+            for (id, content) in chunks {
+                let (codec, stored) = workspace.compress(content);
+                let (length, stored_bytes) = (content.len() as u32, stored.len() as u32);
+                let entry = PackEntry { id: *id, kind, codec, length, stored: stored_bytes };
+                self.seal_and_deposit(vec![entry], stored, &mut sealed, permit, counts)?;
             }
         }
-        let mut sealed = std::mem::take(&mut workspace.sealed);
-        let (codec, stored) = workspace.compress(content);
-        let entry = PackEntry { id, kind, codec, length: content.len() as u32, stored: stored.len() as u32 };
-        let place = self.reserve(entry)?;
-        place.pack.seal.seal_chunk(place.ordinal, stored, &mut sealed)?;
-        let spare = permit.num_permits().saturating_sub(sealed.len());
-        drop(permit.split(spare));
-        counts.stored(kind, (sealed.len() + ENTRY_BYTES) as u64);
-        self.deposit(&place, &sealed, permit);
         workspace.sealed = sealed;
-        Ok(id)
+        Ok(())
+    }
+
+    /// Puts what is stored of these chunks into the open pack.
+    fn seal_and_deposit(
+        self: &Arc<Self>,
+        entries: Vec<PackEntry>,
+        stored: &[u8],
+        sealed: &mut Vec<u8>,
+        permit: &mut OwnedSemaphorePermit,
+        counts: &Counts,
+    ) -> Result<()> {
+        let (Some(kind), chunks) = (entries.first().map(|entry| entry.kind), entries.len()) else { return Ok(()) };
+        let content: usize = entries.iter().map(|entry| entry.length as usize).sum();
+        let mut own = permit.split(content).ok_or(Error::Internal("the byte budget"))?;
+        let place = self.reserve(kind, entries)?;
+        place.pack.seal.seal_chunk(place.ordinal, stored, sealed)?;
+        drop(own.split(content.saturating_sub(sealed.len())));
+        counts.stored(kind, chunks, (sealed.len() + chunks * ENTRY_BYTES) as u64);
+        self.deposit(&place, sealed, own);
+        Ok(())
     }
 
     fn refer(&self, pack: ObjectId) {
@@ -284,42 +337,43 @@ impl Stage {
         self.runtime.spawn(work);
     }
 
-    /// A place in the open pack of that kind.
-    fn reserve(&self, entry: PackEntry) -> Result<Reserved> {
-        let target = match entry.kind {
+    /// A place in the open pack of that kind, for the chunks of one frame.
+    fn reserve(&self, kind: ChunkKind, entries: Vec<PackEntry>) -> Result<Reserved> {
+        let target = match kind {
             ChunkKind::Data => u64::from(self.core.config.pack_bytes),
             ChunkKind::Map => MAP_PACK_BYTES.min(u64::from(self.core.config.pack_bytes)),
         };
-        let mut open = self.open[entry.kind as usize].lock();
+        let mut open = self.open[kind as usize].lock();
         let pack = if let Some(pack) = &*open {
             Arc::clone(pack)
         } else {
             let seal = PackSeal::new(&self.core.keys, self.core.new_pack_id(self.tag)?)?;
-            let mut buffer = self.buffers.take(entry.kind);
+            let mut buffer = self.buffers.take(kind);
             buffer.put(0, &seal.header);
             let filling = Filling { buffer, end: HEADER_BYTES as u64, ..Filling::default() };
             let pack = Arc::new(ActivePack { seal, filling: Mutex::new(filling) });
             *open = Some(Arc::clone(&pack));
             pack
         };
+        let chunks = entries.len();
         let (ordinal, offset) = {
             let mut filling = pack.filling.lock();
             let (ordinal, offset) = (filling.entries.len() as u32, filling.end);
-            filling.entries.push(entry);
-            filling.end += entry.sealed_bytes();
-            if filling.end - HEADER_BYTES as u64 >= target || filling.entries.len() >= PACK_CHUNKS_MAX {
+            filling.end += entries.iter().map(PackEntry::sealed_bytes).sum::<u64>();
+            filling.entries.extend(entries);
+            if filling.end - HEADER_BYTES as u64 >= target || filling.entries.len() > PACK_CHUNKS_MAX - FRAME_CHUNKS_MAX {
                 filling.closed = true;
                 *open = None;
             }
             (ordinal, offset)
         };
-        Ok(Reserved { pack, ordinal, offset })
+        Ok(Reserved { pack, chunks, ordinal, offset })
     }
 
     fn deposit(self: &Arc<Self>, place: &Reserved, sealed: &[u8], permit: OwnedSemaphorePermit) {
         let mut filling = place.pack.filling.lock();
         filling.buffer.put(place.offset as usize, sealed);
-        filling.deposited += 1;
+        filling.deposited += place.chunks;
         match &mut filling.permit {
             Some(held) => held.merge(permit),
             none => *none = Some(permit),
