@@ -85,6 +85,8 @@ class Repository:
         check(bytes.fromhex(self.config["signing_public_key"]) == self.keys[0][1], "config: another signing key")
         self.index = {}
         self.packs = {}
+        # What was read last: its place, and its content.
+        self.opened = (None, b"")
         self.unreadable = []
         self.load_index()
 
@@ -171,15 +173,38 @@ class Repository:
         if pack in self.packs:
             return
         check(len(entries) % ENTRY == 0, "entries")
-        offset = HEADER
+        places, offset = [], HEADER
+        for frame, chunks in self.frames(entries):
+            skip, content = 0, sum(length for _, length in chunks)
+            for identity, length in chunks:
+                places.append((identity, (pack, generation, offset, *frame, content, skip, length)))
+                skip += length
+            offset += frame[1] + TAG
+        for identity, place in places:
+            self.index.setdefault(identity, []).append(place)
+        self.packs[pack] = offset
+
+    def frames(self, entries):
+        """((ordinal, stored length, codec, kind), [(identity, length)]): what is sealed together in a pack."""
+        frames = []
         for ordinal in range(len(entries) // ENTRY):
             identity, length, stored, codec, kind, zero = struct.unpack_from("<32sIIBBH", entries, ordinal * ENTRY)
-            check(1 <= stored <= length <= 4 << 20 and codec <= 1 and kind <= 1 and zero == 0, "pack entry")
-            check(codec == 1 or stored == length, "raw entry")
-            place = (pack, generation, ordinal, offset, length, stored, codec, kind)
-            self.index.setdefault(identity, []).append(place)
-            offset += stored + TAG
-        self.packs[pack] = offset
+            check(1 <= length <= 4 << 20 and kind <= 1 and zero == 0, "pack entry")
+            if codec == 2 and stored == 0:
+                check(frames and frames[-1][0][2] == 2, "an entry that goes on with a frame, and none before it")
+                frames[-1][1].append((identity, length))
+            else:
+                frames.append(((ordinal, stored, codec, kind), [(identity, length)]))
+        for (_, stored, codec, kind), chunks in frames:
+            lengths = [length for _, length in chunks]
+            content = sum(lengths)
+            check(codec in (0, 1, 2), "codec")
+            check(codec != 0 or stored == content, "raw entry")
+            check(codec != 1 or 1 <= stored <= content, "zstd entry")
+            if codec == 2:
+                whole = kind == 0 and all(length % BLOCK == 0 for length in lengths)
+                check(whole and len(chunks) <= 64 and stored < content <= 512 << 10, "shared frame")
+        return frames
 
     def load_index(self):
         """What cannot be read of it is left out: a chunk that is in nothing else is missing then."""
@@ -219,7 +244,7 @@ class Repository:
         sealed = self.read(name, size - TRAILER - length, length)
         key = self.object_key(name, generation, pack, "pack")
         entries = open_sealed(key, 2**32 - 1, head + trailer, sealed, f"{name} (footer)")
-        end = HEADER + sum(struct.unpack_from("<I", entries, i * ENTRY + 36)[0] + TAG for i in range(count))
+        end = HEADER + sum(stored + TAG for (_, stored, _, _), _ in self.frames(entries))
         check(end + length + TRAILER == size, f"{name}: lengths")
         return generation, entries
 
@@ -233,17 +258,20 @@ class Repository:
                 fault = found
         raise fault
 
-    def chunk_at(self, identity, kind, pack, generation, ordinal, offset, length, stored, codec, found):
+    def chunk_at(self, identity, kind, pack, generation, offset, ordinal, stored, codec, found, whole, skip, length):
         check(found == kind, "kind of chunk")
-        name = self.pack_name(pack)
-        sealed = self.read(name, offset, stored + TAG)
-        key = self.object_key(name, generation, pack, "pack")
-        aad = self.id + pack + struct.pack("<I", ordinal)
-        content = open_sealed(key, ordinal, aad, sealed, f"{name} chunk {ordinal}")
-        if codec == 1:
-            content = zstandard.ZstdDecompressor().decompress(content, max_output_size=length)
-        check(len(content) == length, f"{name} chunk {ordinal}: length")
-        check(blake3(content, key=self.identity_keys[kind]).digest() == identity, f"{name} chunk {ordinal}: identity")
+        what = f"{self.pack_name(pack)} chunk {ordinal}"
+        # Chunks that share a frame are mostly asked for one after the other.
+        if self.opened[0] != (pack, offset):
+            sealed = self.read(self.pack_name(pack), offset, stored + TAG)
+            key = self.object_key(what, generation, pack, "pack")
+            content = open_sealed(key, ordinal, self.id + pack + struct.pack("<I", ordinal), sealed, what)
+            if codec != 0:
+                content = zstandard.ZstdDecompressor().decompress(content, max_output_size=whole)
+            check(len(content) == whole, f"{what}: length")
+            self.opened = ((pack, offset), content)
+        content = self.opened[1][skip:skip + length]
+        check(blake3(content, key=self.identity_keys[kind]).digest() == identity, f"{what}: identity")
         return content
 
     # --- points and maps
