@@ -60,7 +60,7 @@ simulate: ## simulate crashes of the repository (SEEDS=100000, or SEED=n to see 
 	@SIMULATE_SEEDS=$(SEEDS) SIMULATE_SEED=$(SEED) $(CARGO) test --quiet --release --locked -p repository --lib \
 		simulation::nothing_committed -- --nocapture
 
-fuzz: ## give hostile bytes to every decoder (FUZZ_SECONDS=60 each, FUZZ_TARGETS='segment map_leaf'; nightly toolchain)
+fuzz: ## give hostile bytes to every decoder (FUZZ_SECONDS=60 each, FUZZ_TARGETS='segment map_leaf')
 	@scripts/fuzz
 
 bench: ## measure the repository beside restic and borg, then a backup through the simulator (root; RUNS=3 SERIES=30)

@@ -132,6 +132,9 @@ impl Index {
         if self.tiers.is_broken() {
             self.blocking(Tiers::reset).await;
         }
+        if !progress.loaded {
+            self.tiers.fill();
+        }
         progress.rotated = None;
         let (mut damaged, mut listed) = (false, HashSet::new());
         for _ in 0..RELISTS_MAX {
@@ -159,6 +162,9 @@ impl Index {
         if self.tiers.keeps_a_cache() && progress.in_memory >= SEGMENTS_IN_MEMORY_MAX {
             self.blocking(|tiers| tiers.spill().unwrap_or_else(|error| stays_in_memory(&error))).await;
             progress.in_memory = 0;
+        }
+        if !progress.loaded {
+            self.blocking(|tiers| tiers.filled().unwrap_or_else(|error| stays_in_memory(&error))).await;
         }
         self.tiers.tend();
         progress.loaded = true;

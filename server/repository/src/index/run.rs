@@ -125,6 +125,10 @@ impl Run {
         Ok(())
     }
 
+    pub fn has_filters(&self) -> bool {
+        self.filters.iter().all(|(_, filter)| filter.get().is_some())
+    }
+
     /// Is what the file holds not what was written?
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)

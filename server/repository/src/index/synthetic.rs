@@ -42,6 +42,7 @@ impl SyntheticIndex {
 
     /// Adds the chunks of these packs, as loading their segments does.
     pub fn add(&self, packs: std::ops::Range<u64>) -> std::io::Result<()> {
+        self.index.tiers.fill();
         let mut first = packs.start;
         while first < packs.end {
             let end = packs.end.min(first + SEGMENT_PACKS);
@@ -64,7 +65,7 @@ impl SyntheticIndex {
         if all {
             self.index.tiers.spill()?;
         }
-        self.index.tiers.work()
+        self.index.tiers.filled()
     }
 
     /// Number of files with records.
@@ -75,6 +76,12 @@ impl SyntheticIndex {
     /// Bytes of memory that grow with the number of chunks: fences, filters, packs, the table.
     pub fn memory_bytes(&self) -> u64 {
         self.index.tiers.memory_bytes()
+    }
+
+    /// Most bytes that runs took while they were merged.
+    #[cfg(test)]
+    pub fn peak_bytes(&self) -> u64 {
+        self.index.tiers.peak_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Number of segments that need not be read.

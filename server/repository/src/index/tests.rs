@@ -389,8 +389,10 @@ fn a_million_chunks_take_few_bytes_each() {
     assert!((0..chunks).step_by(97).all(|chunk| index.is_where_it_was_put(chunk)));
     let wrong = (0..20_000).filter(|chunk| index.has(chunks + chunk)).count();
     assert_eq!(wrong, 0);
-    let memory = index.memory_bytes();
+    let (memory, while_made) = (index.memory_bytes(), index.peak_bytes());
     assert!(memory < chunks * 3 / 2, "{memory} bytes of memory for {chunks} chunks");
+    assert!(memory > chunks * 9 / 8, "filters of nine bits a chunk, {memory} bytes for {chunks} chunks");
+    assert!(while_made < chunks / 8, "made without filters, {while_made} bytes for {chunks} chunks");
     let disk: u64 = files(folder.path()).iter().map(|file| fs::metadata(file).unwrap().len()).sum();
     assert!(disk < chunks * 36, "{disk} bytes of files");
     let segments = index.segments();

@@ -11,9 +11,10 @@
 //!
 //! Must never lose a record: a table leaves the view only when the run that holds its records is in the view.
 
+mod merging;
+
 use parking_lot::{Mutex, RwLock};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -24,22 +25,17 @@ use super::build::{Covered, RunWriter};
 use super::layout::{Sums, damaged};
 use super::packs::Packs;
 use super::record::{Key, Place, Record};
-use super::run::{Cursor, Run};
+use super::run::Run;
 use super::store::Store;
 use super::table::Table;
 use crate::environment::{Randomness, random};
 use crate::format::names::ObjectId;
+use merging::merge_from;
 
-/// A run is merged with the newer ones when it is not this much longer than all of them together.
-const MERGE_RATIO: u64 = 3;
 /// While much is added, runs may gather up to this many before they are merged.
 const RUNS_GATHERED_MAX: usize = 48;
-/// Records merged between two looks at what else there is to do.
-const RECORDS_BETWEEN_LOOKS: u64 = 1 << 16;
 /// What a chunk takes in the table at worst: entries are 33 bytes, and less than half of them may be in use.
 const TABLE_BYTES_A_CHUNK: u64 = 76;
-/// Not in the merged run.
-const DROPPED: u32 = u32::MAX;
 
 /// How an index uses this machine.
 #[derive(Debug, Clone)]
@@ -110,6 +106,11 @@ pub struct Tiers {
     spilling: Mutex<()>,
     merging: Mutex<()>,
     tending: AtomicBool,
+    /// It is being made anew: runs do without filters.
+    filling: AtomicBool,
+    /// Most memory that runs took when a new one was complete and those that it replaces still there.
+    #[cfg(test)]
+    pub peak_bytes: std::sync::atomic::AtomicU64,
     /// Number of runs when a merge failed: not tried again before there is another.
     merge_failed_at: AtomicUsize,
     /// A merge gives up at the next look.
@@ -131,6 +132,9 @@ impl Tiers {
             spilling: Mutex::default(),
             merging: Mutex::default(),
             tending: AtomicBool::new(false),
+            filling: AtomicBool::new(false),
+            #[cfg(test)]
+            peak_bytes: std::sync::atomic::AtomicU64::new(0),
             merge_failed_at: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         }
@@ -252,7 +256,7 @@ impl Tiers {
                 writer.push(Record { key: record.key, place: record.place.with_pack(number) })
             })
         })?;
-        run.load_filters()?;
+        self.load_filters(&run)?;
         self.install(&store, run, &[], &tables)?;
         let mut packs = self.packs.write();
         for record in &records {
@@ -314,7 +318,33 @@ impl Tiers {
         if written.is_err() {
             store.remove(&id);
         }
+        #[cfg(test)]
+        self.peak_bytes.fetch_max(self.view().runs.iter().map(|run| run.memory_bytes()).sum(), Ordering::Relaxed);
         written
+    }
+
+    fn load_filters(&self, run: &Run) -> io::Result<()> {
+        if self.filling.load(Ordering::Relaxed) { Ok(()) } else { run.load_filters() }
+    }
+
+    /// Much is going to be added before anything is looked up. Until [`Self::filled`], runs have no filters, which are most
+    /// of an index's memory: of those that are merged, the old ones would stand beside what merging takes.
+    pub fn fill(&self) {
+        self.filling.store(true, Ordering::Relaxed);
+    }
+
+    /// Loads the filters; before that merges what is due, if most of the index was made anew.
+    pub fn filled(&self) -> io::Result<()> {
+        let records = |runs: &[Arc<Run>], all: bool| -> u64 {
+            runs.iter().filter(|run| all || !run.has_filters()).map(|run| run.records).sum()
+        };
+        let view = self.view();
+        let is_new = records(&view.runs, false) > records(&view.runs, true) / 2;
+        drop(view);
+        let merged = if is_new { self.work() } else { Ok(()) };
+        self.filling.store(false, Ordering::Relaxed);
+        self.view().runs.iter().try_for_each(|run| run.load_filters())?;
+        merged
     }
 
     /// Puts a run in the place of runs or tables, in the cache folder first.
@@ -335,92 +365,6 @@ impl Tiers {
             store.remove(&run.id);
         }
         Ok(run)
-    }
-
-    /// Merges the newest runs that have become too alike, if there are any.
-    pub fn merge(&self) -> io::Result<()> {
-        let _one = self.merging.lock();
-        let view = self.view();
-        let inputs = view.runs.get(merge_from(&view.runs)..).unwrap_or_default().to_vec();
-        drop(view);
-        if inputs.len() < 2 {
-            return Ok(());
-        }
-        let numbers = self.live_numbers(&inputs);
-        let segments = self.segments_of(&inputs, &numbers);
-        let locals: Vec<Vec<u32>> = inputs.iter().map(|run| locals(run, &numbers)).collect();
-        let store = self.store();
-        let records_max = inputs.iter().map(|run| run.records).sum();
-        let run = self
-            .write_run(&store, records_max, &numbers, &segments, |writer| self.feed_merged(&inputs, &locals, writer))?;
-        drop(locals);
-        let run = self.install(&store, run, &inputs, &[])?;
-        // The old filters go before the new ones come: they are most of the memory.
-        drop(inputs);
-        run.load_filters()
-    }
-
-    /// Numbers of the packs of these runs that are not gone, ascending.
-    fn live_numbers(&self, inputs: &[Arc<Run>]) -> Vec<u32> {
-        let packs = self.packs.read();
-        let mut seen = vec![0u64; packs.len().div_ceil(64)];
-        for number in inputs.iter().flat_map(|run| (0..run.packs()).filter_map(|local| run.number(local))) {
-            if packs.get(number).is_some_and(|pack| !pack.is_gone()) {
-                seen[number as usize / 64] |= 1 << (number % 64);
-            }
-        }
-        let words = (0u32..).zip(&seen);
-        words
-            .flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit))
-            .collect()
-    }
-
-    /// What the runs cover and is still there.
-    fn segments_of(&self, inputs: &[Arc<Run>], numbers: &[u32]) -> Vec<Covered> {
-        let segments = self.segments.lock();
-        let mut seen = HashSet::new();
-        let ids = inputs.iter().flat_map(|run| run.segments.iter().map(|covered| covered.segment));
-        ids.filter(|id| seen.insert(*id)).filter_map(|id| covered(id, &segments.get(&id)?.packs, numbers)).collect()
-    }
-
-    fn feed_merged(&self, inputs: &[Arc<Run>], locals: &[Vec<u32>], writer: &mut RunWriter<'_>) -> io::Result<()> {
-        let mut cursors: Vec<Cursor<'_>> = inputs.iter().map(|run| Cursor::new(run)).collect();
-        let mut heap = BinaryHeap::with_capacity(cursors.len());
-        for (from, cursor) in cursors.iter_mut().enumerate() {
-            heap.extend(cursor.next()?.map(|record| Reverse((record, from))));
-        }
-        let (mut same, mut merged) = (Vec::new(), 0u64);
-        while let Some(mut top) = heap.peek_mut() {
-            let Reverse((record, from)) = *top;
-            match cursors.get_mut(from).map_or(Ok(None), Cursor::next)? {
-                Some(next) => {
-                    *top = Reverse((next, from));
-                    drop(top);
-                }
-                None => drop(std::collections::binary_heap::PeekMut::pop(top)),
-            }
-            let local = locals.get(from).and_then(|list| list.get(record.place.pack() as usize)).copied();
-            if same.first().is_some_and(|first: &Record| first.key != record.key) {
-                same.sort_unstable();
-                same.drain(..).try_for_each(|record| writer.push(record))?;
-            }
-            if let Some(local) = local.filter(|local| *local != DROPPED) {
-                same.push(Record { key: record.key, place: record.place.with_pack(local) });
-            }
-            merged += 1;
-            if merged.is_multiple_of(RECORDS_BETWEEN_LOOKS) {
-                self.look_up_from_merging()?;
-            }
-        }
-        same.sort_unstable();
-        same.drain(..).try_for_each(|record| writer.push(record))
-    }
-
-    fn look_up_from_merging(&self) -> io::Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        if self.is_full() { self.spill() } else { Ok(()) }
     }
 
     /// Does what is due on a thread of its own, unless one is at it already.
@@ -506,18 +450,6 @@ impl View {
     }
 }
 
-/// The oldest run to merge with all newer ones.
-fn merge_from(runs: &[Arc<Run>]) -> usize {
-    let (mut from, mut newer) = (runs.len(), 0);
-    for (at, run) in runs.iter().enumerate().rev() {
-        if newer > 0 && run.records >= MERGE_RATIO * newer {
-            break;
-        }
-        (from, newer) = (at, newer + run.records);
-    }
-    from
-}
-
 /// A segment with its packs by their place in `numbers`; `None` when one is not there.
 fn covered(segment: ObjectId, packs: &[Range<u32>], numbers: &[u32]) -> Option<Covered> {
     let local = |number| numbers.binary_search(&number).ok().map(|at| at as u32);
@@ -526,10 +458,4 @@ fn covered(segment: ObjectId, packs: &[Range<u32>], numbers: &[u32]) -> Option<C
         (last - first == range.end - 1 - range.start).then_some(first..last + 1)
     });
     Some(Covered { segment, packs: packs.collect::<Option<_>>()? })
-}
-
-/// For each pack of a run its place in `numbers`.
-fn locals(run: &Run, numbers: &[u32]) -> Vec<u32> {
-    let local = |number: u32| numbers.binary_search(&number).map_or(DROPPED, |at| at as u32);
-    (0..run.packs()).map(|own| run.number(own).map_or(DROPPED, local)).collect()
 }
