@@ -130,8 +130,7 @@ fn frame(data: &[u8]) {
     let mut sealed = Vec::new();
     seal.seal_chunk(7, stored, &mut sealed).expect("sealing works");
     let part = Some(Part { position, skip, units: 32 });
-    let spot =
-        Spot { ordinal: 7 + position, offset: HEADER_BYTES as u64, sealed_bytes: sealed.len() as u32, part };
+    let spot = Spot { ordinal: 7 + position, offset: HEADER_BYTES as u64, sealed_bytes: sealed.len() as u32, part };
     let (generation, kind, codec) = (seal.generation, ChunkKind::Data, Codec::Shared);
     let location = Location { pack: OBJECT, generation, spot, length, kind, codec };
     let id = content.map_or(ChunkId::ZERO, |content| keys.chunk_id(kind, content));

@@ -9,8 +9,7 @@ use super::Codec;
 pub const ZSTD_LEVEL: i32 = 1;
 /// Beside the level, for content of some hundred KiB: of the settings that take no longer than the level by itself, these
 /// leave least (measured on the bench's disks: 2 % less).
-const ZSTD_TUNING: [CParameter; 3] =
-    [CParameter::WindowLog(20), CParameter::HashLog(14), CParameter::MinMatch(6)];
+const ZSTD_TUNING: [CParameter; 3] = [CParameter::WindowLog(20), CParameter::HashLog(14), CParameter::MinMatch(6)];
 const PROBE_SLICES: usize = 32;
 const PROBE_SLICE_BYTES: usize = 128;
 /// Of 4096 sampled bytes: the sum of the squares of their counts. Random bytes give about 69 600, zip and video up to

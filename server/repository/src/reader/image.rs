@@ -17,9 +17,11 @@ use crate::point::PointId;
 use crate::repository::Repository;
 
 /// Content decoded at a time; windows are sorted by place in the packs.
-const WINDOW_BYTES: u64 = 4 << 20;
+const WINDOW_BYTES: u64 = 16 << 20;
 /// Windows in the making at the same time.
-const WINDOWS_AHEAD: usize = 4;
+const WINDOWS_AHEAD: usize = 2;
+/// Reads of packs on their way at the same time, where order does not matter.
+const RUNS_AHEAD: usize = 32;
 /// Leaves looked up ahead.
 const LEAVES_AHEAD: usize = 4;
 /// Decoded chunks kept for random access to one disk.
@@ -121,18 +123,13 @@ impl DiskImage {
     pub async fn copy_to(&self, sink: Arc<dyn DiskSink>) -> Result<u64> {
         let delivery = Delivery::new(Arc::clone(&self.map), sink);
         let (map, delivery, all) = (&self.map, &delivery, Extent::new(0, self.size_bytes()));
-        let mut windows = stream::iter(pages(all))
-            .map(|page| map.pieces(page, all))
+        let runs = stream::iter(pages(all))
+            .map(|page| async move { delivery.runs(map.pieces(page, all).await?).await })
             .buffered(LEAVES_AHEAD)
-            .map_ok(|pieces| stream::iter(windows(pieces)).map(Ok::<_, Error>))
-            .try_flatten()
-            .map(|window| async move { delivery.deliver(&window?).await })
-            .buffer_unordered(WINDOWS_AHEAD);
-        let mut total = 0;
-        while let Some(bytes) = windows.try_next().await? {
-            total += bytes;
-        }
-        Ok(total)
+            .map_ok(|runs| stream::iter(runs).map(Ok::<_, Error>))
+            .try_flatten();
+        let delivered = runs.map(|run| async move { delivery.deliver(run?).await }).buffer_unordered(RUNS_AHEAD);
+        delivered.try_fold(0, async |total, bytes| Ok(total + bytes)).await
     }
 
     /// The data in `range`: pieces in ascending order of their offset, zeros left out, every byte checked. Decodes ahead

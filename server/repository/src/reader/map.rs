@@ -19,7 +19,7 @@ use crate::point::PointId;
 use crate::pool::settle;
 
 /// Reads of packs at the same time within a window.
-pub const READS_AT_ONCE: usize = 8;
+const READS_AT_ONCE: usize = 8;
 /// Neighbours in a pack this close are read in one go.
 const READ_GAP_BYTES: u64 = 128 << 10;
 /// Longest single read of a pack.
@@ -138,8 +138,11 @@ impl DiskMap {
         let mut wanted: IdMap<Piece> = pieces.iter().map(|piece| (piece.id, *piece)).collect();
         let places = self.places(wanted.drain().map(|(_, piece)| piece)).await?;
         let decode = |run| self.decode_run(run);
-        let runs: Vec<_> =
-            stream::iter(runs(&places)).map(decode).buffer_unordered(READS_AT_ONCE).try_collect().await?;
+        let runs: Vec<_> = stream::iter(runs(&places, READ_BYTES_MAX))
+            .map(decode)
+            .buffer_unordered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
         Ok(runs.into_iter().flatten().collect())
     }
 
@@ -252,15 +255,15 @@ pub fn by_frame<T>(run: &[(Location, T)]) -> impl Iterator<Item = &[(Location, T
     run.chunk_by(|(one, _), (other, _)| one.spot.offset == other.spot.offset)
 }
 
-/// Groups places in ascending order into reads.
-pub fn runs(places: &[(Location, Piece)]) -> Vec<Vec<(Location, Piece)>> {
+/// Groups places in ascending order into reads of up to so many bytes.
+pub fn runs(places: &[(Location, Piece)], bytes_max: u64) -> Vec<Vec<(Location, Piece)>> {
     let mut runs: Vec<Vec<(Location, Piece)>> = Vec::new();
     for place in places {
         let joins = |run: &Vec<(Location, Piece)>| {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return false };
             first.pack == place.0.pack
                 && place.0.spot.offset <= last.end() + READ_GAP_BYTES
-                && place.0.end() - first.spot.offset <= READ_BYTES_MAX
+                && place.0.end() - first.spot.offset <= bytes_max
         };
         match runs.last_mut() {
             Some(run) if joins(run) => run.push(*place),

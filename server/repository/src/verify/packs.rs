@@ -253,8 +253,7 @@ fn group(places: &[(Location, ChunkId)]) -> Vec<Run> {
     for place in places {
         let joins = |run: &Run| {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return false };
-            place.0.spot.offset <= last.end() + READ_GAP_BYTES
-                && place.0.end() - first.spot.offset <= READ_BYTES_MAX
+            place.0.spot.offset <= last.end() + READ_GAP_BYTES && place.0.end() - first.spot.offset <= READ_BYTES_MAX
         };
         match reads.last_mut() {
             Some(run) if joins(run) => run.push(*place),

@@ -59,8 +59,8 @@ pub async fn backup(
         })
         .buffer_unordered(input.source.lanes().max(1));
     let mut leaves = Leaves::new(stage, counts);
-    while let Some((page, drafts)) = pages.try_next().await? {
-        leaves.add(page, drafts)?;
+    while let Some((page, draft)) = pages.try_next().await? {
+        leaves.add(page, draft)?;
     }
     let changed = leaves.finish().await?;
     tree::store(stage, counts, size, Some(map), changed).await
@@ -110,7 +110,7 @@ struct PageUpdate<'a> {
 }
 
 impl PageUpdate<'_> {
-    async fn run(self, stage: &Arc<Stage>, counts: &Arc<Counts>) -> Result<Vec<Draft>> {
+    async fn run(self, stage: &Arc<Stage>, counts: &Arc<Counts>) -> Result<Draft> {
         let mut cutter = PageCutter::new(stage, counts);
         let mut regions = self.regions().into_iter().peekable();
         let mut kept = 0; // old entries before this one are done
@@ -133,7 +133,7 @@ impl PageUpdate<'_> {
             kept = last + 1;
         }
         self.keep(&mut cutter, kept, self.old.len());
-        Ok(cutter.take())
+        cutter.take().await
     }
 
     fn keep(&self, cutter: &mut PageCutter, from: usize, to: usize) {

@@ -34,7 +34,8 @@ impl Cursor {
         self.position += length;
         if length == left {
             self.cutter.end().await?;
-            self.leaves.add((self.position - 1) / PAGE_BYTES, self.cutter.take())?;
+            let draft = self.cutter.take().await?;
+            self.leaves.add((self.position - 1) / PAGE_BYTES, draft)?;
         }
         Ok(())
     }

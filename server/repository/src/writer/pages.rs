@@ -12,18 +12,21 @@ use super::stage::{Counts, Stage};
 use crate::error::{Error, Result, SourceError};
 use crate::format::chunker::{BlockAligner, Cutter, Segment};
 use crate::format::map::{self, LeafEntry};
-use crate::format::{ChunkId, ChunkKind};
+use crate::format::{ChunkId, ChunkKind, FRAME_BYTES_MAX};
 use crate::pool::{Outcome, settle};
 use crate::source::DiskInput;
 
-/// Chunks cut from one piece are queued together up to this: fewer hand-offs between threads.
-const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Chunks of a page are queued together up to this: those that are new share a frame, and there are fewer hand-offs between
+/// threads.
+const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX as usize;
 
-/// Entries of a leaf, perhaps still in the thread pool.
-pub enum Draft {
-    Known(LeafEntry),
-    /// By their lengths.
-    Pending(Vec<u32>, Outcome<Vec<ChunkId>>),
+/// Leaf of a page whose chunks are perhaps still in the thread pool.
+#[derive(Default)]
+pub struct Draft {
+    /// In the order of the page; `None` is a chunk whose identity is not known yet, of this length.
+    entries: Vec<(u32, Option<ChunkId>)>,
+    /// Identities of those, in their order.
+    outcomes: Vec<Outcome<Vec<ChunkId>>>,
 }
 
 /// Cuts what it is given and queues the chunks.
@@ -32,14 +35,17 @@ pub struct PageCutter {
     counts: Arc<Counts>,
     cutter: Cutter,
     segments: Vec<Segment>,
-    drafts: Vec<Draft>,
+    /// Chunks to be queued, and their bytes.
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+    draft: Draft,
 }
 
 impl PageCutter {
     pub fn new(stage: &Arc<Stage>, counts: &Arc<Counts>) -> Self {
         let cutter = Cutter::new(stage.core.config.chunk.rule());
         let (stage, counts) = (Arc::clone(stage), Arc::clone(counts));
-        Self { stage, counts, cutter, segments: Vec::new(), drafts: Vec::new() }
+        Self { stage, counts, cutter, segments: Vec::new(), batch: Vec::new(), batch_bytes: 0, draft: Draft::default() }
     }
 
     /// Whole blocks of the page, in order.
@@ -56,7 +62,7 @@ impl PageCutter {
 
     /// An entry as it was before. Only between chunks, after [`Self::end`].
     pub fn keep(&mut self, entry: LeafEntry) {
-        self.drafts.push(Draft::Known(entry));
+        self.draft.entries.push((entry.length, Some(entry.id)));
     }
 
     /// Ends the current chunk or run here.
@@ -70,39 +76,35 @@ impl PageCutter {
     }
 
     /// What the page came to; the next page can begin.
-    pub fn take(&mut self) -> Vec<Draft> {
-        std::mem::take(&mut self.drafts)
+    pub async fn take(&mut self) -> Result<Draft> {
+        self.store().await?;
+        Ok(std::mem::take(&mut self.draft))
     }
 
     async fn drain(&mut self) -> Result<()> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut segments = std::mem::take(&mut self.segments);
         for segment in segments.drain(..) {
             match segment {
-                Segment::Zeros(length) => {
-                    self.store(std::mem::take(&mut batch)).await?;
-                    self.drafts.push(Draft::Known(LeafEntry { length: length as u32, id: ChunkId::ZERO }));
-                    bytes = 0;
-                }
+                Segment::Zeros(length) => self.draft.entries.push((length as u32, Some(ChunkId::ZERO))),
                 Segment::Data(content) => {
-                    if bytes + content.len() > BATCH_BYTES_MAX {
-                        self.store(std::mem::take(&mut batch)).await?;
-                        bytes = 0;
+                    if self.batch_bytes + content.len() > BATCH_BYTES_MAX {
+                        self.store().await?;
                     }
-                    bytes += content.len();
-                    batch.push(content);
+                    self.draft.entries.push((content.len() as u32, None));
+                    self.batch_bytes += content.len();
+                    self.batch.push(content);
                 }
             }
         }
         self.segments = segments;
-        self.store(batch).await
+        Ok(())
     }
 
-    async fn store(&mut self, batch: Vec<Bytes>) -> Result<()> {
+    async fn store(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         if !batch.is_empty() {
-            let lengths = batch.iter().map(|content| content.len() as u32).collect();
-            let outcome = self.stage.store(ChunkKind::Data, batch, &self.counts).await?;
-            self.drafts.push(Draft::Pending(lengths, outcome));
+            self.draft.outcomes.push(self.stage.store(ChunkKind::Data, batch, &self.counts).await?);
         }
         Ok(())
     }
@@ -123,9 +125,9 @@ impl Leaves {
     }
 
     /// Finishes a page in the background. Fails when an earlier one failed.
-    pub fn add(&mut self, page: u64, drafts: Vec<Draft>) -> Result<()> {
+    pub fn add(&mut self, page: u64, draft: Draft) -> Result<()> {
         let (stage, counts) = (Arc::clone(&self.stage), Arc::clone(&self.counts));
-        self.running.spawn(async move { Ok((page, store_leaf(&stage, &counts, drafts).await?)) });
+        self.running.spawn(async move { Ok((page, store_leaf(&stage, &counts, draft).await?)) });
         while let Some(done) = self.running.try_join_next() {
             self.note(done)?;
         }
@@ -147,16 +149,15 @@ impl Leaves {
     }
 }
 
-async fn store_leaf(stage: &Arc<Stage>, counts: &Arc<Counts>, drafts: Vec<Draft>) -> Result<ChunkId> {
-    let mut entries = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        match draft {
-            Draft::Known(entry) => entries.push(entry),
-            Draft::Pending(lengths, outcome) => {
-                let ids = settle(outcome).await?;
-                entries.extend(lengths.into_iter().zip(ids).map(|(length, id)| LeafEntry { length, id }));
-            }
-        }
+async fn store_leaf(stage: &Arc<Stage>, counts: &Arc<Counts>, draft: Draft) -> Result<ChunkId> {
+    let mut ids = Vec::new();
+    for outcome in draft.outcomes {
+        ids.extend(settle(outcome).await?);
+    }
+    let (mut ids, mut entries) = (ids.into_iter(), Vec::with_capacity(draft.entries.len()));
+    for (length, known) in draft.entries {
+        let id = known.or_else(|| ids.next()).ok_or(Error::Internal("a chunk of a disk's map"))?;
+        entries.push(LeafEntry { length, id });
     }
     store_node(stage, counts, map::encode_leaf(&map::join_zeros(entries))).await
 }

@@ -361,7 +361,8 @@ impl Stage {
             let (ordinal, offset) = (filling.entries.len() as u32, filling.end);
             filling.end += entries.iter().map(PackEntry::sealed_bytes).sum::<u64>();
             filling.entries.extend(entries);
-            if filling.end - HEADER_BYTES as u64 >= target || filling.entries.len() > PACK_CHUNKS_MAX - FRAME_CHUNKS_MAX {
+            if filling.end - HEADER_BYTES as u64 >= target || filling.entries.len() > PACK_CHUNKS_MAX - FRAME_CHUNKS_MAX
+            {
                 filling.closed = true;
                 *open = None;
             }
