@@ -33,7 +33,7 @@ pub struct ChunkConfig {
 }
 
 impl ChunkConfig {
-    /// The rule for an average: a quarter at least, twice at most.
+    /// The rule for an average: a quarter at least, one and a half at most.
     pub fn for_average(average_bytes: u32) -> Result<Self> {
         let within = (CHUNK_AVERAGE_BYTES_MIN..=CHUNK_AVERAGE_BYTES_MAX).contains(&average_bytes);
         if !within || !average_bytes.is_power_of_two() {
@@ -42,7 +42,7 @@ impl ChunkConfig {
         Ok(Self {
             average_bytes,
             minimum_bytes: average_bytes / 4,
-            maximum_bytes: average_bytes * 2,
+            maximum_bytes: average_bytes / 2 * 3,
             zero_run_bytes: 16 * BLOCK_BYTES as u32,
         })
     }

@@ -20,7 +20,7 @@ fn file(number: u64) -> &'static Bytes {
     let make = |number: u64| {
         let mut content = vec![0; (5 + 2 * number as usize) * BLOCK_BYTES];
         blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut content);
-        if number.is_multiple_of(3) {
+        if !number.is_multiple_of(3) {
             for byte in &mut content {
                 *byte = b"etaoin shrdlu\n"[usize::from(*byte) % 14];
             }
