@@ -270,11 +270,12 @@ impl World {
             let plan = plans.remove(key).unwrap_or(ReadPlan::Everything);
             let input = DiskInput { config: disk_config(*key, disk.size), source: Arc::new(disk.clone()), plan };
             writer.backup_disk(input, Arc::new(NoProgress), &CancellationToken::new()).await?;
-            // The base may go as soon as it was opened.
-            if let Some(base) = base.filter(|_| self.dice.one_in(4)) {
+            // The base may go as soon as it was opened; what that does takes a collector some time.
+            let goes = base.filter(|_| self.dice.one_in(4));
+            if let Some(base) = goes {
                 self.remove(repository, base).await;
             }
-            if self.dice.one_in(4) {
+            if goes.is_some() || self.dice.one_in(4) {
                 sleep(self.dice.millis(40 * 60_000)).await; // a large disk
             }
         }
