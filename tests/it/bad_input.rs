@@ -1,7 +1,7 @@
 //! What goes wrong between server, host and repository. Each case ends in a clear error (or is mended), shows no incomplete
 //! point, and leaves no snapshot and no half-made machine.
 
-use crate::rig::{FaultyFolder, PASSPHRASE, Rig, Simulated, TaskSpec, frozen, machine, same_bytes};
+use crate::rig::{FaultyFolder, Host as _, PASSPHRASE, Rig, Simulated, TaskSpec, frozen, machine, same_bytes};
 use db::{DeviceId, Job, RepositoryId, TaskId, VmId};
 use domain::finding::Severity;
 use domain::job::{Disposition, JobError, JobState};
@@ -238,7 +238,7 @@ async fn a_host_that_cannot_be_reached_or_is_another_is_said_in_words() {
     let wrong = refused(HostAccess { password: "wrong".into(), ..good.clone() }).await;
     assert_eq!(wrong.disposition, Disposition::Fail, "{wrong}");
     assert!(!format!("{wrong:?}").contains("wrong\""), "no password in an error: {wrong:?}");
-    let other = refused(HostAccess { certificate_sha256: [7; 32], ..good.clone() }).await;
+    let other = refused(HostAccess { certificate_sha256: Some([7; 32]), ..good.clone() }).await;
     assert_eq!(other.code, "host.certificate_changed", "{other}");
     let unknown = refused(HostAccess { host: "esx.invalid".to_owned(), ..good.clone() }).await;
     let closed = refused(HostAccess { port: 1, ..good }).await;

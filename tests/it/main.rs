@@ -6,6 +6,7 @@ mod bench;
 mod cold;
 mod esxi_driver;
 mod hyperv_driver;
+mod hyperv_job;
 mod hyperv_lab;
 mod hyperv_trouble;
 mod kill;

@@ -126,7 +126,8 @@ macro_rules! words {
 }
 
 words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Mode, IfStillOn, Role, Consistency, PointKind);
-words!(crate::devices::FullReads, crate::devices::Platform, crate::tasks::Method, crate::runs::RunKind);
+words!(crate::devices::FullReads, crate::devices::Platform, crate::devices::Transport);
+words!(crate::tasks::Method, crate::runs::RunKind);
 words!(crate::journal::ChangeKind, crate::journal::ChangeState, crate::accounts::Theme, crate::drafts::DraftKind);
 
 /// A size on its way into a `bigint`.

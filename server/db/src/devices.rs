@@ -8,6 +8,7 @@ use crate::ids::DeviceId;
 use crate::sealed::Place;
 use domain::finding::Finding;
 use domain::job::JobError;
+use domain::machine::MachineConfig;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,11 @@ pub struct Device {
     pub port: u16,
     /// Account to sign in with.
     pub account: String,
-    /// SHA-256 of the certificate that was confirmed.
-    pub certificate_sha256: [u8; 32],
+    /// SHA-256 of the certificate that was confirmed; none where there is no TLS.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    #[sqlx(flatten)]
+    pub hyperv: HyperVAccess,
     /// The host's own id, to notice another host at the same address.
     pub host_uuid: Option<String>,
     /// One of our simulators.
@@ -83,6 +87,105 @@ impl Platform {
         match self {
             Self::Esxi => "esxi",
             Self::HyperV => "hyperv",
+        }
+    }
+
+    /// The platform of a machine that is described so.
+    pub const fn of(machine: &MachineConfig) -> Self {
+        if machine.hyperv.is_some() { Self::HyperV } else { Self::Esxi }
+    }
+
+    /// Its maker's name for it.
+    pub const fn product(self) -> &'static str {
+        match self {
+            Self::Esxi => "VMware ESXi",
+            Self::HyperV => "Microsoft Hyper-V",
+        }
+    }
+
+    /// Its own word for a machine's state that is held still.
+    pub const fn snapshot(self) -> &'static str {
+        match self {
+            Self::Esxi => "snapshot",
+            Self::HyperV => "checkpoint",
+        }
+    }
+
+    /// Its own word for a place that machines are kept in.
+    pub const fn datastore(self) -> &'static str {
+        match self {
+            Self::Esxi => "datastore",
+            Self::HyperV => "volume",
+        }
+    }
+
+    /// Its own word for what adapters are connected to.
+    pub const fn network(self) -> &'static str {
+        match self {
+            Self::Esxi => "network",
+            Self::HyperV => "virtual switch",
+        }
+    }
+}
+
+/// How a Hyper-V host is reached, beyond what every host needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+pub struct HyperVAccess {
+    /// What protects the messages, and how the account logs in.
+    #[sqlx(try_from = "Word")]
+    pub transport: Transport,
+    /// Port of its file shares (SMB).
+    #[sqlx(try_from = "i32")]
+    pub share_port: u16,
+}
+
+impl HyperVAccess {
+    /// Port of the file shares of every Windows.
+    pub const SHARE_PORT: u16 = 445;
+
+    /// Whether there is a certificate to confirm, on a host of this platform.
+    pub fn has_certificate(self, platform: Platform) -> bool {
+        platform != Platform::HyperV || self.transport != Transport::SealedHttp
+    }
+}
+
+impl Default for HyperVAccess {
+    fn default() -> Self {
+        Self { transport: Transport::default(), share_port: Self::SHARE_PORT }
+    }
+}
+
+/// What protects the messages to a Hyper-V host, and how the account logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TLS to the pinned certificate, NTLM within.
+    #[default]
+    TlsNtlm,
+    /// TLS to the pinned certificate, the password within.
+    TlsBasic,
+    /// HTTP, every message sealed by NTLM.
+    SealedHttp,
+}
+
+impl Transport {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::TlsNtlm, Self::TlsBasic, Self::SealedHttp];
+
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TlsNtlm => "tls_ntlm",
+            Self::TlsBasic => "tls_basic",
+            Self::SealedHttp => "sealed_http",
+        }
+    }
+
+    /// The port Windows listens on for it.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::TlsNtlm | Self::TlsBasic => 5986,
+            Self::SealedHttp => 5985,
         }
     }
 }
@@ -136,8 +239,10 @@ pub struct NewDevice {
     pub account: String,
     /// Sealed before it is written.
     pub password: SecretString,
-    /// SHA-256 of the certificate the operator confirmed.
-    pub certificate_sha256: [u8; 32],
+    /// SHA-256 of the certificate the operator confirmed; none where there is no TLS.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    pub hyperv: HyperVAccess,
     /// One of our simulators.
     pub simulated: bool,
     /// What the preflight told.
@@ -158,7 +263,9 @@ pub struct DeviceUpdate {
     /// `None` keeps the password.
     pub password: Option<SecretString>,
     /// Certificate.
-    pub certificate_sha256: [u8; 32],
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    pub hyperv: HyperVAccess,
     /// How a full backup is read.
     pub full_reads: FullReads,
     /// Backups and restores at a time.
@@ -179,8 +286,8 @@ impl Database {
             .await?;
         sqlx::query(
             "insert into device (device_id, kind, name, host, port, account, password_sealed, certificate_sha256,
-                 simulated, product, api_version, host_uuid, findings)
-             overriding system value values ($1, $13, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                 simulated, product, api_version, host_uuid, findings, transport, share_port)
+             overriding system value values ($1, $13, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15)",
         )
         .bind(device_id)
         .bind(&new.name)
@@ -188,13 +295,15 @@ impl Database {
         .bind(i32::from(new.port))
         .bind(&new.account)
         .bind(self.key.seal(&password_place(device_id), &new.password)?)
-        .bind(new.certificate_sha256.as_slice())
+        .bind(new.certificate_sha256.as_ref().map(<[u8; 32]>::as_slice))
         .bind(new.simulated)
         .bind(&new.preflight.product)
         .bind(&new.preflight.api_version)
         .bind(&new.preflight.host_uuid)
         .bind(Json(&new.preflight.findings))
         .bind(new.platform.as_str())
+        .bind(new.hyperv.transport.as_str())
+        .bind(i32::from(new.hyperv.share_port))
         .execute(&mut *transaction)
         .await?;
         notify(&mut transaction, Event::DeviceChanged(device_id)).await?;
@@ -234,7 +343,7 @@ impl Database {
         let changed = sqlx::query(
             "update device set name = $2, host = $3, port = $4, account = $5,
                  password_sealed = coalesce($6, password_sealed), certificate_sha256 = $7, full_reads = $8,
-                 max_jobs = $9
+                 max_jobs = $9, transport = $10, share_port = $11
              where device_id = $1",
         )
         .bind(device_id)
@@ -243,9 +352,11 @@ impl Database {
         .bind(i32::from(update.port))
         .bind(&update.account)
         .bind(sealed)
-        .bind(update.certificate_sha256.as_slice())
+        .bind(update.certificate_sha256.as_ref().map(<[u8; 32]>::as_slice))
         .bind(update.full_reads.as_str())
         .bind(i32::try_from(update.max_jobs).unwrap_or(i32::MAX))
+        .bind(update.hyperv.transport.as_str())
+        .bind(i32::from(update.hyperv.share_port))
         .execute(&mut *transaction)
         .await?;
         if changed.rows_affected() == 0 {

@@ -39,7 +39,7 @@ mod tests;
 pub use accounts::{Account, Theme};
 pub use audit::{Audit, AuditEntry};
 pub use database::{Address, Database};
-pub use devices::{Device, DeviceUpdate, FullReads, NewDevice, Platform, Preflight};
+pub use devices::{Device, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Platform, Preflight, Transport};
 pub use drafts::{Draft, DraftKind};
 pub use error::{Conflict, Error, Result};
 pub use events::{Event, Events};

@@ -52,6 +52,7 @@ impl Core {
             account: device.account.clone(),
             password,
             certificate_sha256: device.certificate_sha256,
+            hyperv: device.hyperv,
             full_reads: device.full_reads,
         })
     }

@@ -7,11 +7,14 @@ use crate::config::EngineConfig;
 use crate::core::Core;
 use crate::reconcile::index;
 use crate::repositories::{Locations, RealLocations, place};
-use crate::restore::RestoreOrder;
+use crate::restore::{RestoreOrder, refuse_platform};
 use crate::runtime::housekeeping;
 use crate::sessions::{ConnectTarget, Connector};
 use crate::{errors, inventory, space};
-use db::{Database, DeviceId, FullReads, JobId, NewJob, NewRepository, NewRestore, Platform, RepositoryId, RunId};
+use db::{
+    Database, DeviceId, FullReads, HyperVAccess, JobId, NewJob, NewRepository, NewRestore, Platform, RepositoryId,
+    RunId,
+};
 use domain::job::{JobError, JobKind};
 use domain::{Clock, SystemClock};
 use repository::{InitOptions, Location, LocationSecret};
@@ -41,8 +44,10 @@ pub struct HostAccess {
     pub account: String,
     /// Its password.
     pub password: SecretString,
-    /// SHA-256 of the only certificate that is accepted.
-    pub certificate_sha256: [u8; 32],
+    /// SHA-256 of the only certificate that is accepted; none where there is no TLS.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    pub hyperv: HyperVAccess,
 }
 
 /// A location to make a repository at, or to take one over from.
@@ -113,6 +118,7 @@ impl Engine {
             account: access.account.clone(),
             password: access.password.clone(),
             certificate_sha256: access.certificate_sha256,
+            hyperv: access.hyperv,
             full_reads: FullReads::default(),
         };
         let host = self.0.sessions.connect_once(&target).await.map_err(|error| errors::host(&what, &error))?;
@@ -239,7 +245,8 @@ impl Engine {
         housekeeping::collect(&self.0, id, &row.name).await.map_err(|error| errors::database(what, &error))
     }
 
-    /// Queues a restore. What stands against it on the target is found by the job, before it makes anything.
+    /// Queues a restore. A host of another platform is refused; what else stands against it on the target is found by
+    /// the job, before it makes anything.
     pub async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {
         let what = format!("The restore of “{}” could not be started.", order.name);
         let database = |error: db::Error| errors::database(&what, &error);
@@ -248,6 +255,7 @@ impl Engine {
         if !device.enabled {
             return Err(crate::core::disabled(&what, &device.name));
         }
+        refuse_platform(&what, &point.config, &device)?;
         let payload = serde_json::to_value(order)
             .map_err(|error| JobError::fail("job.malformed", what.as_str(), error.to_string(), ""))?;
         let restore = NewRestore {

@@ -10,7 +10,7 @@ mod collect;
 mod config;
 mod context;
 mod core;
-mod drivers;
+pub mod drivers;
 pub mod errors;
 mod facade;
 mod inventory;

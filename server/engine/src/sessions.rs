@@ -4,7 +4,7 @@
 //! Must never: keep a session for an address, account, password or certificate that was changed since.
 
 use async_trait::async_trait;
-use db::{DeviceId, FullReads, Platform};
+use db::{DeviceId, FullReads, HyperVAccess, Platform};
 use hypervisor::{HostError, Hypervisor};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
@@ -24,8 +24,10 @@ pub struct ConnectTarget {
     pub account: String,
     /// Password.
     pub password: SecretString,
-    /// SHA-256 of the pinned certificate.
-    pub certificate_sha256: [u8; 32],
+    /// SHA-256 of the pinned certificate; none where there is no TLS.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    pub hyperv: HyperVAccess,
     /// How fulls are read.
     pub full_reads: FullReads,
 }
@@ -34,7 +36,8 @@ impl ConnectTarget {
     fn same_as(&self, other: &Self) -> bool {
         (self.platform, &self.host, self.port, &self.account)
             == (other.platform, &other.host, other.port, &other.account)
-            && (self.certificate_sha256, self.full_reads) == (other.certificate_sha256, other.full_reads)
+            && (self.certificate_sha256, self.hyperv) == (other.certificate_sha256, other.hyperv)
+            && self.full_reads == other.full_reads
             && self.password.expose_secret() == other.password.expose_secret()
     }
 }

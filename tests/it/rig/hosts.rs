@@ -1,8 +1,11 @@
 //! Simulated hosts, and a connector whose patience is a test's.
 
 use async_trait::async_trait;
+use db::Platform;
+use engine::drivers::{esxi_options, hyperv_options};
 use engine::{ConnectTarget, Connector, HostAccess};
-use hypervisor::esxi::{ConnectOptions, EsxiHost, FullReads, Timeouts};
+use hypervisor::esxi::{self, EsxiHost};
+use hypervisor::hyperv::{self, HyperVHost};
 use hypervisor::{HostError, Hypervisor, tls};
 use simulators::esxi::{DiskContent, DiskSpec, HostConfig, MachineSpec, Power, SimulatedHost};
 use std::ops::Deref;
@@ -13,33 +16,42 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const COMPARE_BYTES: usize = 1 << 20;
 
-/// The driver with short patience.
+/// The drivers with short patience.
 pub struct QuickConnector;
 
 #[async_trait]
 impl Connector for QuickConnector {
     async fn connect(&self, target: &ConnectTarget) -> Result<Arc<dyn Hypervisor>, HostError> {
-        let options = ConnectOptions {
-            host: target.host.clone(),
-            port: target.port,
-            account: target.account.clone(),
-            password: target.password.clone(),
-            certificate_sha256: target.certificate_sha256,
-            full_reads: match target.full_reads {
-                db::FullReads::Allocated => FullReads::AllocatedAreas,
-                db::FullReads::Everything => FullReads::Everything,
-            },
-            timeouts: Timeouts {
-                connect: SECOND,
-                call: 10 * SECOND,
-                stall: 5 * SECOND,
-                create_snapshot: 20 * SECOND,
-                remove_snapshot: 20 * SECOND,
-                back_off: SECOND / 50,
-                ..Timeouts::default()
-            },
+        let esxi = esxi::Timeouts {
+            connect: SECOND,
+            call: 10 * SECOND,
+            stall: 5 * SECOND,
+            create_snapshot: 20 * SECOND,
+            remove_snapshot: 20 * SECOND,
+            back_off: SECOND / 50,
+            ..esxi::Timeouts::default()
         };
-        Ok(Arc::new(EsxiHost::connect(options).await?))
+        let hyperv = hyperv::Timeouts {
+            connect: 2 * SECOND,
+            call: 10 * SECOND,
+            job: 20 * SECOND,
+            create_snapshot: 20 * SECOND,
+            remove_snapshot: 20 * SECOND,
+            settle: 5 * SECOND,
+            files_silent: 5 * SECOND,
+            files_lost: 5 * SECOND,
+            back_off: SECOND / 50,
+        };
+        Ok(match target.platform {
+            Platform::Esxi => {
+                let options = esxi::ConnectOptions { timeouts: esxi, ..esxi_options(target) };
+                Arc::new(EsxiHost::connect(options).await?)
+            }
+            Platform::HyperV => {
+                let options = hyperv::ConnectOptions { timeouts: hyperv, ..hyperv_options(target) };
+                Arc::new(HyperVHost::connect(options).await?)
+            }
+        })
     }
 
     async fn probe_certificate(&self, host: &str, port: u16) -> Result<[u8; 32], HostError> {
@@ -47,7 +59,15 @@ impl Connector for QuickConnector {
     }
 }
 
-/// A simulated host with its name.
+/// A simulated host that can become a device.
+pub trait Host {
+    fn name(&self) -> &str;
+
+    /// How to sign in to it.
+    fn access(&self) -> HostAccess;
+}
+
+/// A simulated ESXi host with its name.
 pub struct Simulated {
     pub name: String,
     host: SimulatedHost,
@@ -86,17 +106,6 @@ impl Simulated {
         self.host.stop().await;
     }
 
-    pub fn access(&self) -> HostAccess {
-        HostAccess {
-            platform: db::Platform::Esxi,
-            host: "127.0.0.1".to_owned(),
-            port: self.host.address().port(),
-            account: "root".to_owned(),
-            password: "simulated".into(),
-            certificate_sha256: self.host.certificate_sha256(),
-        }
-    }
-
     /// No machine has a snapshot, a delta file or a lease.
     pub fn is_clean(&self) -> bool {
         self.machine_names().iter().filter_map(|name| self.machine(name).ok()).all(|view| {
@@ -124,6 +133,24 @@ impl Simulated {
         let reads = self.requests();
         let ranges = reads.iter().skip(from).filter(|read| read.what.contains("/folder")).filter_map(|read| read.range);
         ranges.map(|(first, last)| last - first + 1).sum()
+    }
+}
+
+impl Host for Simulated {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn access(&self) -> HostAccess {
+        HostAccess {
+            platform: Platform::Esxi,
+            host: "127.0.0.1".to_owned(),
+            port: self.host.address().port(),
+            account: "root".to_owned(),
+            password: "simulated".into(),
+            certificate_sha256: Some(self.host.certificate_sha256()),
+            hyperv: db::HyperVAccess::default(),
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod faulty_folder;
 mod hosts;
+mod hyperv;
 
 pub use faulty_folder::FaultyFolder;
-pub use hosts::{QuickConnector, Simulated, frozen, machine, same_bytes};
+pub use hosts::{Host, QuickConnector, Simulated, frozen, machine, same_bytes};
+pub use hyperv::{SimulatedHyperV, hyperv_machine, stored};
 
 use db::testing::TestDatabase;
 use db::{
@@ -148,19 +150,22 @@ impl Rig {
     }
 
     /// Adds the host as a device and waits for its inventory.
-    pub async fn device(&self, host: &Simulated) -> DeviceId {
+    pub async fn device(&self, host: &impl Host) -> DeviceId {
         let access = host.access();
-        let sha256 = self.engine.probe_certificate(&access.host, access.port).await.expect("a certificate");
-        assert_eq!(sha256, access.certificate_sha256);
+        if let Some(expected) = access.certificate_sha256 {
+            let sha256 = self.engine.probe_certificate(&access.host, access.port).await.expect("a certificate");
+            assert_eq!(sha256, expected);
+        }
         let preflight = self.engine.preflight(&access).await.expect("a host");
         let device = NewDevice {
             platform: access.platform,
-            name: host.name.clone(),
+            name: host.name().to_owned(),
             host: access.host,
             port: access.port,
             account: access.account,
             password: access.password,
-            certificate_sha256: sha256,
+            certificate_sha256: access.certificate_sha256,
+            hyperv: access.hyperv,
             simulated: true,
             preflight,
         };

@@ -3,7 +3,7 @@
 use super::guest::Guest;
 use crate::failure::Failure;
 use db::private_postgres::{PostgresOptions, PrivatePostgres};
-use db::{CredentialKey, Database, DeviceId, NewDevice, Platform, RepositoryId};
+use db::{CredentialKey, Database, DeviceId, HyperVAccess, NewDevice, Platform, RepositoryId};
 use engine::{Engine, EngineConfig, HostAccess, LocationOrder, Workers};
 use secrecy::SecretString;
 use simulators::esxi::{DiskContent, DiskSpec, HostConfig, MachineSpec, Power, SimulatedHost};
@@ -124,7 +124,8 @@ async fn add_device(db: &Database, engine: &Engine, name: &str, host: &Simulated
         port: address.port(),
         account: "root".to_owned(),
         password: SecretString::from("simulated"),
-        certificate_sha256: host.certificate_sha256(),
+        certificate_sha256: Some(host.certificate_sha256()),
+        hyperv: HyperVAccess::default(),
     };
     let preflight = engine.preflight(&access).await.map_err(failed("The simulated host's preflight failed"))?;
     let new = NewDevice {
@@ -135,6 +136,7 @@ async fn add_device(db: &Database, engine: &Engine, name: &str, host: &Simulated
         account: access.account,
         password: access.password,
         certificate_sha256: access.certificate_sha256,
+        hyperv: access.hyperv,
         simulated: true,
         preflight,
     };

@@ -2,8 +2,8 @@
 
 use crate::testing::TestDatabase;
 use crate::{
-    DeviceId, DiskInput, InventoryInput, Job, LeaseLimits, MachineInput, Method, NewDevice, NewPoint, NewRepository,
-    Platform, PointId, Preflight, RepositoryId, TaskId, TaskInput, VmId,
+    DeviceId, DiskInput, HyperVAccess, InventoryInput, Job, LeaseLimits, MachineInput, Method, NewDevice, NewPoint,
+    NewRepository, Platform, PointId, Preflight, RepositoryId, TaskId, TaskInput, VmId,
 };
 use domain::job::JobKind;
 use domain::machine::{Firmware, MachineConfig, PowerState, Quiesce};
@@ -26,7 +26,8 @@ pub(super) fn new_device(name: &str) -> NewDevice {
         port: 443,
         account: "root".to_owned(),
         password: SecretString::from(format!("password of {name}")),
-        certificate_sha256: [7; 32],
+        certificate_sha256: Some([7; 32]),
+        hyperv: HyperVAccess::default(),
         simulated: true,
         preflight: Preflight { product: "ESXi".to_owned(), ..Preflight::default() },
     }

@@ -3,8 +3,8 @@
 use super::fixture::{self, GIB, machine, new_device};
 use crate::testing::database;
 use crate::{
-    Conflict, DatastoreInput, DeviceUpdate, Error, Event, FullReads, InventoryInput, NetworkInput, NewDevice,
-    NewRepository, Platform, Preflight, RepositoryId,
+    Conflict, DatastoreInput, DeviceUpdate, Error, Event, FullReads, HyperVAccess, InventoryInput, NetworkInput,
+    NewDevice, NewRepository, Platform, Preflight, RepositoryId, Transport,
 };
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
@@ -18,7 +18,8 @@ fn update(name: &str, password: Option<&str>) -> DeviceUpdate {
         port: 8443,
         account: "backup".to_owned(),
         password: password.map(SecretString::from),
-        certificate_sha256: [8; 32],
+        certificate_sha256: Some([8; 32]),
+        hyperv: HyperVAccess { transport: Transport::SealedHttp, share_port: 1445 },
         full_reads: FullReads::Everything,
         max_jobs: 5,
     }
@@ -63,7 +64,8 @@ async fn a_device_is_added_once_and_changed() {
     db.record_sync_failure(device_id, &error).await.unwrap();
     let device = db.device(device_id).await.unwrap();
     assert_eq!((device.name.as_str(), device.port, device.max_jobs), ("renamed", 8443, 5));
-    assert_eq!((device.full_reads, device.certificate_sha256), (FullReads::Everything, [8; 32]));
+    assert_eq!((device.full_reads, device.certificate_sha256), (FullReads::Everything, Some([8; 32])));
+    assert_eq!(device.hyperv, update("renamed", None).hyperv);
     assert_eq!((device.enabled, device.findings, device.sync_error), (false, vec![finding], Some(error)));
     assert!(device.synced_at.is_none() && device.sync_failed_at.is_some());
     let mut too_many = update("renamed", None);
@@ -75,9 +77,17 @@ async fn a_device_is_added_once_and_changed() {
 async fn a_device_says_what_it_runs() {
     let db = database().await;
     let esxi = fixture::device(&db, "one").await;
-    let hyperv = db.insert_device(&NewDevice { platform: Platform::HyperV, ..new_device("two") }).await.unwrap();
+    let hyperv = HyperVAccess { transport: Transport::SealedHttp, share_port: 1445 };
+    let sealed = || NewDevice { certificate_sha256: None, hyperv, ..new_device("two") };
+    let device_id = db.insert_device(&NewDevice { platform: Platform::HyperV, ..sealed() }).await.unwrap();
     assert_eq!(db.device(esxi).await.unwrap().platform, Platform::Esxi);
-    assert_eq!(db.device(hyperv).await.unwrap().platform, Platform::HyperV);
+    let device = db.device(device_id).await.unwrap();
+    assert_eq!((device.platform, device.hyperv, device.certificate_sha256), (Platform::HyperV, hyperv, None));
+    let tls = HyperVAccess { transport: Transport::TlsNtlm, ..hyperv };
+    for without in [sealed(), NewDevice { platform: Platform::HyperV, hyperv: tls, ..sealed() }] {
+        let refused = db.insert_device(&NewDevice { name: "three".to_owned(), port: 1, ..without }).await;
+        assert!(refused.is_err(), "TLS without a confirmed certificate");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Devices and what they hold.
 
 use crate::column::{MaybeTime, Time, Word};
+use crate::devices::{HyperVAccess, Platform};
 use crate::ids::{DeviceId, VmId};
 use crate::{Database, Result};
 use domain::finding::Finding;
@@ -13,6 +14,9 @@ use jiff::Timestamp;
 pub struct DeviceLine {
     /// Its id.
     pub device_id: DeviceId,
+    /// What it runs.
+    #[sqlx(rename = "kind", try_from = "Word")]
+    pub platform: Platform,
     /// Name.
     pub name: String,
     /// Address.
@@ -45,7 +49,7 @@ pub struct DeviceLine {
 /// All devices, by name.
 pub async fn devices(db: &Database) -> Result<Vec<DeviceLine>> {
     let lines = sqlx::query_as(
-        "select d.device_id, d.name, d.host, d.port, d.simulated, d.enabled, d.product, d.findings, d.synced_at,
+        "select d.device_id, d.kind, d.name, d.host, d.port, d.simulated, d.enabled, d.product, d.findings, d.synced_at,
                 d.sync_error,
                 exists (select 1 from job j where j.device_id = d.device_id and j.kind = 'inventory'
                         and j.state in ('queued', 'running')) as syncing,
@@ -76,8 +80,14 @@ pub struct DevicePage {
     pub port: i32,
     /// Account.
     pub account: String,
-    /// SHA-256 of the pinned certificate.
-    pub certificate_sha256: Vec<u8>,
+    /// What it runs.
+    #[sqlx(rename = "kind", try_from = "Word")]
+    pub platform: Platform,
+    /// SHA-256 of the pinned certificate; none where there is no TLS.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// Of Hyper-V only.
+    #[sqlx(flatten)]
+    pub hyperv: HyperVAccess,
     /// The host's own id.
     pub host_uuid: Option<String>,
     /// Not a real host.
@@ -184,8 +194,8 @@ const DEVICE_MACHINES_MAX: i64 = 200;
 /// A device with all it holds.
 pub async fn device_page(db: &Database, device: DeviceId) -> Result<Option<DevicePage>> {
     let page: Option<DevicePage> = sqlx::query_as(
-        "select d.device_id, d.name, d.host, d.port, d.account, d.certificate_sha256, d.host_uuid, d.simulated, d.enabled,
-                d.full_reads, d.max_jobs, d.product, d.api_version, d.findings, d.created_at, d.synced_at, d.sync_error,
+        "select d.device_id, d.name, d.host, d.port, d.account, d.kind, d.certificate_sha256, d.transport, d.share_port,
+                d.host_uuid, d.simulated, d.enabled, d.full_reads, d.max_jobs, d.product, d.api_version, d.findings, d.created_at, d.synced_at, d.sync_error,
                 d.sync_failed_at,
                 exists (select 1 from job j where j.device_id = d.device_id and j.kind = 'inventory'
                         and j.state in ('queued', 'running')) as syncing,

@@ -7,7 +7,9 @@ use super::plan::{Base, Wish};
 use crate::context::JobContext;
 use crate::reconcile::undo::{self, Undone};
 use crate::{errors, words};
-use db::{Change, ChangeKind, Device, DeviceId, Machine, Method, NewChange, Point, RepositoryId, Task, TaskId, VmId};
+use db::{
+    Change, ChangeKind, Device, DeviceId, Machine, Method, NewChange, Platform, Point, RepositoryId, Task, TaskId, VmId,
+};
 use domain::finding::Severity;
 use domain::job::{Disposition, JobError};
 use domain::machine::Quiesce;
@@ -51,6 +53,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// The platform's own word for a snapshot.
+    pub fn snapshot_word(&self) -> &'static str {
+        Platform::of(&self.machine.config).snapshot()
+    }
+
     /// A change of this machine, for the journal.
     pub fn change(&self, kind: ChangeKind, token: String, settles_after: Option<Duration>) -> NewChange {
         NewChange {

@@ -51,7 +51,7 @@ pub async fn activate_tracking(ctx: &JobContext, source: &Source) -> Result<(), 
 /// Makes the snapshot. An operator who cancels waits a few seconds at most: a host cannot take the call back, and what
 /// appears later is found by its name.
 pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
-    ctx.phase("Making the snapshot").await;
+    ctx.phase(&format!("Making the {}", source.snapshot_word())).await;
     ctx.check(&source.what)?;
     let name = format!("{OWN_SNAPSHOT_PREFIX}{}-{}", ctx.job.job_id, uuid::Uuid::new_v4().simple());
     let machine = &source.machine.reference;
@@ -66,7 +66,8 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
     let made = tokio::select! {
         made = source.host.create_snapshot(machine, &request) => made,
         () = ctx.stopped_for(ctx.config().cancel_grace) => {
-            return Err(JobError::cancelled(format!("{} The snapshot was being made.", source.what)));
+            let reason = format!("{} The {} was being made.", source.what, source.snapshot_word());
+            return Err(JobError::cancelled(reason));
         }
     };
     match made {
@@ -77,7 +78,7 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
                 let _ = remove(ctx, source, held).await;
                 return Err(error);
             }
-            ctx.info(&made_text(&held.snapshot, started.elapsed())).await;
+            ctx.info(&made_text(source.snapshot_word(), &held.snapshot, started.elapsed())).await;
             Ok(held)
         }
         Err(error) => {
@@ -89,7 +90,7 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
 
 /// Removes it and waits for consolidation. Runs to its end even when the job is being stopped.
 pub async fn remove(ctx: &JobContext, source: &Source, held: Held) -> Result<(), JobError> {
-    ctx.phase("Removing the snapshot").await;
+    ctx.phase(&format!("Removing the {}", source.snapshot_word())).await;
     remove_by(ctx, source, &held.snapshot.reference, held.change_id).await
 }
 
@@ -104,11 +105,12 @@ async fn remove_by(
     match source.host.remove_snapshot(&source.machine.reference, snapshot).await {
         Ok(()) => {
             ctx.journal_removed(change).await;
-            ctx.info(&format!("Snapshot removed in {}.", words::duration(started.elapsed()))).await;
+            let time = words::duration(started.elapsed());
+            ctx.info(&format!("The {} was removed in {time}.", source.snapshot_word())).await;
             Ok(())
         }
         Err(error) => {
-            let what = format!("The snapshot of {} could not be removed.", source.name);
+            let what = format!("The {} of {} could not be removed.", source.snapshot_word(), source.name);
             let error = errors::host(&what, &error);
             ctx.journal_failed(change, &error).await;
             ctx.left_behind();
@@ -133,12 +135,12 @@ async fn settle_failed(ctx: &JobContext, source: &Source, name: &str, change_id:
     }
 }
 
-fn made_text(snapshot: &Snapshot, time: std::time::Duration) -> String {
+fn made_text(word: &str, snapshot: &Snapshot, time: std::time::Duration) -> String {
     let state = match snapshot.consistency {
         Consistency::Application => "guest quiesced",
         Consistency::Crash => "guest not quiesced",
         Consistency::Offline => "the machine is off",
     };
-    let made = format!("Snapshot made in {}, {state}.", words::duration(time));
+    let made = format!("The {word} was made in {}, {state}.", words::duration(time));
     snapshot.warnings.iter().fold(made, |text, reason| format!("{text} {reason}."))
 }

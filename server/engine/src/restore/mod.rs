@@ -9,8 +9,9 @@ mod write;
 use crate::context::JobContext;
 use crate::errors;
 use crate::progress::Tally;
-use db::{ChangeId, ChangeKind, NewChange, Outcome};
+use db::{ChangeId, ChangeKind, Device, NewChange, Outcome, Platform};
 use domain::job::JobError;
+use domain::machine::MachineConfig;
 use hypervisor::{MachineRef, RestoreRequest, RestoreTarget};
 use prepare::Plan;
 use repository::PointHold;
@@ -36,6 +37,21 @@ pub struct RestoreOrder {
     pub connect_network: bool,
     /// Keep MAC addresses and ids: only when the original is gone.
     pub keep_identity: bool,
+}
+
+/// What one platform's machine is made of, the other cannot run: another controller, firmware and drivers in the guest.
+pub fn refuse_platform(what: &str, machine: &MachineConfig, device: &Device) -> Result<(), JobError> {
+    let made_on = Platform::of(machine);
+    if made_on == device.platform {
+        return Ok(());
+    }
+    let (machine, host) = (made_on.product(), device.platform.product());
+    Err(JobError::fail(
+        "restore.other_platform",
+        what,
+        format!("The restore point is of a machine of {machine}, and {} is a host of {host}.", device.name),
+        format!("Choose a host of {machine}."),
+    ))
 }
 
 /// Runs the job.

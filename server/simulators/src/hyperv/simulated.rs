@@ -231,6 +231,15 @@ impl SimulatedHost {
         &self.host.store
     }
 
+    /// SHA-256 of each disk at a machine's newest reference point, in order, if the host keeps digests.
+    pub fn recorded_digests(&self, name: &str) -> Option<Vec<String>> {
+        let point = self.host.read(|state| {
+            let machine = state.machines.iter().find(|machine| machine.name() == name)?;
+            machine.points.last().map(|point| point.tracking.clone())
+        })?;
+        point.iter().map(|(_, tracking_id)| self.store().recorded_digest(tracking_id)).collect()
+    }
+
     fn find(&self, name: &str) -> Result<Uuid, SimulatorError> {
         let found = self.host.read(|state| state.machines.iter().find(|machine| machine.name() == name).map(|m| m.id));
         found.ok_or_else(|| SimulatorError::Unknown { name: name.to_owned() })

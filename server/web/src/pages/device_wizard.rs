@@ -12,7 +12,7 @@ use crate::state::App;
 use crate::ui;
 use askama::Template;
 use axum::extract::{Path, State};
-use db::{DraftId, DraftKind, NewDevice, Platform};
+use db::{DraftId, DraftKind, HyperVAccess, NewDevice, Platform};
 use domain::finding::Severity;
 use domain::job::{JobError, JobKind};
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,8 @@ fn access(app: &App, draft: DraftId, answers: &Answers, certificate_sha256: [u8;
         port,
         account: answers.account.clone(),
         password,
-        certificate_sha256,
+        certificate_sha256: Some(certificate_sha256),
+        hyperv: HyperVAccess::default(),
     })
 }
 
@@ -190,7 +191,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(draft): Path<Dr
         port: access.port,
         account: access.account,
         password: access.password,
-        certificate_sha256: sha256,
+        certificate_sha256: Some(sha256),
+        hyperv: access.hyperv,
         // A simulated host says so itself, also when it is added by its address.
         simulated: preflight.product.contains("simulated by Stillframe"),
         preflight,

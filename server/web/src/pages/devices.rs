@@ -12,7 +12,7 @@ use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, DeviceLine, DevicePage};
-use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice, Platform};
+use db::{Audit, DeviceId, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Platform};
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
 use domain::machine::PowerState;
@@ -57,8 +57,15 @@ struct Edit {
 struct Certificate {
     shell: Shell,
     device: DevicePage,
+    pinned: [u8; 32],
     found: Option<[u8; 32]>,
     problem: Option<JobError>,
+}
+
+impl Certificate {
+    fn is_pinned(&self, found: &[u8; 32]) -> bool {
+        self.pinned == *found
+    }
 }
 
 struct Answers {
@@ -130,7 +137,8 @@ pub async fn add_simulated(State(app): State<App>, session: Session) -> Result {
         port: host.port,
         account: host.account,
         password: host.password,
-        certificate_sha256: host.certificate_sha256,
+        certificate_sha256: Some(host.certificate_sha256),
+        hyperv: HyperVAccess::default(),
         simulated: true,
         preflight: db::Preflight::default(),
     };
@@ -260,7 +268,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             port,
             account: answers.account.clone(),
             password: fields.has("password").then(|| fields.secret("password")),
-            certificate_sha256: pinned(&device)?,
+            certificate_sha256: device.certificate_sha256,
+            hyperv: device.hyperv,
             full_reads,
             max_jobs,
         };
@@ -280,12 +289,13 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
 /// `GET /devices/{id}/certificate`: what answers there now.
 pub async fn certificate(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
     let device = load(&app, device).await?;
+    let pinned = device.certificate_sha256.ok_or(Failure::NotFound)?;
     let (found, problem) = match app.given.backend.probe_certificate(&device.host, port_of(&device)).await {
         Ok(found) => (Some(found), None),
         Err(problem) => (None, Some(problem)),
     };
     let shell = Shell::new(&app, &session, Section::Devices, format!("Certificate of {}", device.name)).await?;
-    page(&Certificate { shell, device, found, problem })
+    page(&Certificate { shell, device, pinned, found, problem })
 }
 
 /// `POST /devices/{id}/certificate`: the operator has compared it.
@@ -306,7 +316,8 @@ pub async fn accept_certificate(
         port: device.port,
         account: device.account,
         password: None,
-        certificate_sha256: accepted,
+        certificate_sha256: Some(accepted),
+        hyperv: device.hyperv,
         full_reads: device.full_reads,
         max_jobs: device.max_jobs,
     };
@@ -341,10 +352,6 @@ pub fn conflict(error: db::Error, problems: &mut Problems) -> Result<()> {
         error => return Err(error.into()),
     }
     Ok(())
-}
-
-fn pinned(device: &DevicePage) -> Result<[u8; 32]> {
-    device.certificate_sha256.as_slice().try_into().map_err(|_| Failure::Internal("a fingerprint of another length"))
 }
 
 fn port_of(device: &DevicePage) -> u16 {

@@ -62,7 +62,7 @@ impl Backend for Doubles {
     }
 
     async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
-        assert_eq!(access.certificate_sha256, FINGERPRINT, "only the confirmed certificate");
+        assert_eq!(access.certificate_sha256, Some(FINGERPRINT), "only the confirmed certificate");
         self.passwords.lock().push(access.password.expose_secret().to_owned());
         self.answer(Preflight {
             product: "VMware ESXi 8.0.2".to_owned(),
@@ -218,7 +218,8 @@ impl World {
                 port: 443,
                 account: "root".to_owned(),
                 password: SecretString::from(format!("{CANARY}-device")),
-                certificate_sha256: FINGERPRINT,
+                certificate_sha256: Some(FINGERPRINT),
+                hyperv: db::HyperVAccess::default(),
                 simulated: false,
                 preflight: db::Preflight::default(),
             })
