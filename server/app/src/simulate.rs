@@ -61,7 +61,7 @@ struct Hyperv {
     /// Where it listens for WS-Management with sealed messages (a real host: port 5985).
     #[arg(long, default_value = "127.0.0.1:15985")]
     listen_http: SocketAddr,
-    /// Port of 127.0.0.1 where its drive is served as C$ (a real host: port 445).
+    /// Port of 127.0.0.1 where its drive is served as C$ (a real host: port 445); 0 takes a free one.
     #[arg(long, default_value_t = 15445)]
     smb_port: u16,
     /// The host's name, at most 15 letters, digits and hyphens.
@@ -109,7 +109,8 @@ async fn run_hyperv(options: Hyperv) -> Result<ExitCode, Failure> {
     let mut config = hyperv::demo_config(&options.state_dir, &options.name);
     config.listen_tls = options.listen_tls;
     config.listen_http = options.listen_http;
-    config.files = Files::Served { port: Some(options.smb_port), encryption: hyperv::samba::Encryption::Offered };
+    let port = Some(options.smb_port).filter(|port| *port > 0);
+    config.files = Files::Served { port, encryption: hyperv::samba::Encryption::Offered };
     config.account.clone_from(&options.account);
     config.password = password(options.password_file.as_deref())?;
     if !options.disk.is_empty() {

@@ -2,7 +2,7 @@
 //! Must never: carry a password anywhere but down.
 
 use async_trait::async_trait;
-use db::{DeviceId, RepositoryId, RunId};
+use db::{DeviceId, HyperVAccess, Platform, RepositoryId, RunId};
 use domain::job::JobError;
 use engine::{Engine, RestoreOrder};
 use secrecy::SecretString;
@@ -79,13 +79,15 @@ pub struct DemoHost {
     pub password: SecretString,
     /// Its certificate.
     pub certificate_sha256: [u8; 32],
+    /// Of Hyper-V only.
+    pub hyperv: HyperVAccess,
 }
 
 /// Starts and ends simulated hosts.
 #[async_trait]
 pub trait DemoHosts: Send + Sync {
-    /// One more, which stays over restarts of the server.
-    async fn add(&self) -> Result<DemoHost, JobError>;
+    /// One more of this platform, which stays over restarts of the server.
+    async fn add(&self, platform: Platform) -> Result<DemoHost, JobError>;
 
     /// Ends the one that listens on `port` and deletes its disks. None there is fine.
     async fn remove(&self, port: u16) -> Result<(), JobError>;

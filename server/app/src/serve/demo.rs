@@ -3,10 +3,13 @@
 
 use crate::failure::chain;
 use async_trait::async_trait;
+use db::{HyperVAccess, Platform};
 use domain::job::JobError;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use simulators::esxi::{self, SimulatedHost};
+use simulators::hyperv::samba::Encryption;
+use simulators::hyperv::{self, Files};
+use simulators::{SimulatorError, esxi};
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,16 +31,69 @@ pub struct SimulatedHosts {
 
 struct Running {
     folder: PathBuf,
-    host: SimulatedHost,
+    host: Host,
+}
+
+enum Host {
+    Esxi(esxi::SimulatedHost),
+    HyperV(hyperv::SimulatedHost),
+}
+
+impl Host {
+    /// Of its API.
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Esxi(host) => host.address(),
+            Self::HyperV(host) => host.tls_address(),
+        }
+    }
+
+    fn certificate_sha256(&self) -> [u8; 32] {
+        match self {
+            Self::Esxi(host) => host.certificate_sha256(),
+            Self::HyperV(host) => host.certificate_sha256(),
+        }
+    }
+
+    fn share_port(&self) -> u16 {
+        match self {
+            Self::HyperV(host) => host.smb_address().map_or(0, |address| address.port()),
+            Self::Esxi(_) => 0,
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Esxi(host) => host.stop().await,
+            Self::HyperV(host) => host.stop().await,
+        }
+    }
 }
 
 /// What a host needs to come back as it was.
 #[derive(Serialize, Deserialize)]
 struct Saved {
+    #[serde(default)]
+    platform: Platform,
     name: String,
     port: u16,
+    /// Of the files of a Hyper-V host.
+    #[serde(default)]
+    share_port: u16,
     account: String,
     password: String,
+}
+
+impl Saved {
+    /// A host that was never started: its ports are chosen at the start.
+    fn new(platform: Platform, number: u32) -> Result<Self, String> {
+        let (name, account) = match platform {
+            Platform::Esxi => (format!("simulated-esxi-{number}"), "root"),
+            // A computer name has 15 letters at most.
+            Platform::HyperV => (format!("SIM-HYPERV-{number}"), "Administrator"),
+        };
+        Ok(Self { platform, name, port: 0, share_port: 0, account: account.to_owned(), password: new_password()? })
+    }
 }
 
 impl SimulatedHosts {
@@ -67,10 +123,7 @@ impl SimulatedHosts {
 
 #[async_trait]
 impl DemoHosts for SimulatedHosts {
-    async fn add(&self) -> Result<DemoHost, JobError> {
-        let failed = |why: String| {
-            JobError::fail("demo.start", "A simulated host could not be started.", why, "Look at the server's log.")
-        };
+    async fn add(&self, platform: Platform) -> Result<DemoHost, JobError> {
         let mut running = self.running.lock().await;
         if running.len() >= HOSTS_MAX {
             return Err(JobError::fail(
@@ -83,14 +136,16 @@ impl DemoHosts for SimulatedHosts {
         let number = (1..=FOLDERS_MAX).find(|number| !self.folder.join(number.to_string()).exists());
         let number = number.ok_or_else(|| failed(format!("{} is full.", self.folder.display())))?;
         let folder = self.folder.join(number.to_string());
-        let mut saved = Saved {
-            name: format!("simulated-esxi-{number}"),
-            port: 0,
-            account: "root".to_owned(),
-            password: new_password().map_err(failed)?,
+        let mut saved = Saved::new(platform, number).map_err(failed)?;
+        let host = match start(&folder, &saved).await {
+            Ok(host) => host,
+            Err(error) => {
+                // Or the next attempt would count it as a host.
+                let _ = fs::remove_dir_all(&folder);
+                return Err(not_started(&error));
+            }
         };
-        let host = start(&folder, &saved).await.map_err(failed)?;
-        saved.port = host.address().port();
+        (saved.port, saved.share_port) = (host.address().port(), host.share_port());
         save(&folder, &saved).map_err(|error| failed(error.to_string()))?;
         let demo = DemoHost {
             name: saved.name,
@@ -99,6 +154,10 @@ impl DemoHosts for SimulatedHosts {
             account: saved.account,
             password: SecretString::from(saved.password),
             certificate_sha256: host.certificate_sha256(),
+            hyperv: match platform {
+                Platform::Esxi => HyperVAccess::default(),
+                Platform::HyperV => HyperVAccess { share_port: saved.share_port, ..HyperVAccess::default() },
+            },
         };
         running.push(Running { folder, host });
         Ok(demo)
@@ -124,19 +183,49 @@ impl DemoHosts for SimulatedHosts {
     }
 }
 
-async fn start_saved(folder: &Path) -> Result<Option<SimulatedHost>, String> {
+fn failed(why: String) -> JobError {
+    JobError::fail("demo.start", "A simulated host could not be started.", why, "Look at the server's log.")
+}
+
+fn not_started(error: &SimulatorError) -> JobError {
+    match error {
+        SimulatorError::Program { program, reason } => JobError::fail(
+            "demo.no_samba",
+            "A simulated Hyper-V host could not be started.",
+            format!("Samba serves its disks, and its program {program} could not be used: {reason}."),
+            "Install Samba on this server (Debian and Ubuntu: apt install samba). Only simulated hosts need it.",
+        ),
+        _ => failed(chain(error)),
+    }
+}
+
+async fn start_saved(folder: &Path) -> Result<Option<Host>, String> {
     // A host whose start was never finished belongs to no device.
     let Ok(bytes) = fs::read(folder.join("saved.json")) else { return Ok(None) };
     let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    start(folder, &saved).await.map(Some)
+    start(folder, &saved).await.map(Some).map_err(|error| chain(&error))
 }
 
-async fn start(folder: &Path, saved: &Saved) -> Result<SimulatedHost, String> {
-    let mut config = esxi::demo_config(folder.join("host"), &saved.name);
-    config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, saved.port));
-    config.account.clone_from(&saved.account);
-    config.password.clone_from(&saved.password);
-    SimulatedHost::start(config).await.map_err(|error| chain(&error))
+async fn start(folder: &Path, saved: &Saved) -> Result<Host, SimulatorError> {
+    let (folder, listen) = (folder.join("host"), SocketAddr::from((Ipv4Addr::LOCALHOST, saved.port)));
+    match saved.platform {
+        Platform::Esxi => {
+            let mut config = esxi::demo_config(folder, &saved.name);
+            config.listen = listen;
+            config.account.clone_from(&saved.account);
+            config.password.clone_from(&saved.password);
+            esxi::SimulatedHost::start(config).await.map(Host::Esxi)
+        }
+        Platform::HyperV => {
+            let mut config = hyperv::demo_config(folder, &saved.name);
+            config.listen_tls = listen;
+            let port = Some(saved.share_port).filter(|port| *port > 0);
+            config.files = Files::Served { port, encryption: Encryption::Offered };
+            config.account.clone_from(&saved.account);
+            config.password.clone_from(&saved.password);
+            hyperv::SimulatedHost::start(config).await.map(Host::HyperV)
+        }
+    }
 }
 
 fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {

@@ -1,7 +1,7 @@
 //! Devices and what they hold.
 
 use crate::column::{MaybeTime, Time, Word};
-use crate::devices::{HyperVAccess, Platform};
+use crate::devices::{HyperVAccess, Platform, Transport};
 use crate::ids::{DeviceId, VmId};
 use crate::{Database, Result};
 use domain::finding::Finding;
@@ -17,6 +17,9 @@ pub struct DeviceLine {
     /// What it runs.
     #[sqlx(rename = "kind", try_from = "Word")]
     pub platform: Platform,
+    /// How it is reached; of Hyper-V only.
+    #[sqlx(try_from = "Word")]
+    pub transport: Transport,
     /// Name.
     pub name: String,
     /// Address.
@@ -49,7 +52,7 @@ pub struct DeviceLine {
 /// All devices, by name.
 pub async fn devices(db: &Database) -> Result<Vec<DeviceLine>> {
     let lines = sqlx::query_as(
-        "select d.device_id, d.kind, d.name, d.host, d.port, d.simulated, d.enabled, d.product, d.findings, d.synced_at,
+        "select d.device_id, d.kind, d.transport, d.name, d.host, d.port, d.simulated, d.enabled, d.product, d.findings, d.synced_at,
                 d.sync_error,
                 exists (select 1 from job j where j.device_id = d.device_id and j.kind = 'inventory'
                         and j.state in ('queued', 'running')) as syncing,

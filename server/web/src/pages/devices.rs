@@ -1,5 +1,6 @@
 //! Devices: the list, one device, and what can be done with it.
 
+use super::device_place::{Place, transport_words, usual_port};
 use super::{form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -12,19 +13,17 @@ use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, DeviceLine, DevicePage};
-use db::{Audit, DeviceId, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Platform};
+use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice, Platform, Transport};
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
 use domain::machine::PowerState;
 
-/// Longest name of a device.
-pub const NAME_LENGTH_MAX_CHARS: usize = 200;
-/// Longest host name there is.
-pub const HOST_LENGTH_MAX_CHARS: usize = 253;
-/// Longest account name.
-pub const ACCOUNT_LENGTH_MAX_CHARS: usize = 200;
 /// Jobs at the same time on one device, at most.
 const JOBS_MAX: u32 = 64;
+
+/// Hosts of our own for a first try, and the words of their buttons.
+pub const SIMULATED: [(Platform, &str); 2] =
+    [(Platform::Esxi, "Add a simulated host"), (Platform::HyperV, "Add a simulated Hyper-V host")];
 
 #[derive(Template)]
 #[template(path = "devices/list.html")]
@@ -48,7 +47,12 @@ struct One {
 struct Edit {
     shell: Shell,
     device: DevicePage,
-    answers: Answers,
+    place: Place,
+    full_reads: String,
+    max_jobs: String,
+    /// The certificate that answered where none was confirmed yet.
+    found: Option<[u8; 32]>,
+    problem: Option<JobError>,
     problems: Problems,
 }
 
@@ -66,15 +70,6 @@ impl Certificate {
     fn is_pinned(&self, found: &[u8; 32]) -> bool {
         self.pinned == *found
     }
-}
-
-struct Answers {
-    name: String,
-    host: String,
-    port: String,
-    account: String,
-    full_reads: String,
-    max_jobs: String,
 }
 
 /// The tone of a finding.
@@ -121,8 +116,10 @@ pub async fn list(State(app): State<App>, session: Session) -> Result {
 }
 
 /// `POST /devices/simulated`
-pub async fn add_simulated(State(app): State<App>, session: Session) -> Result {
-    let host = match app.given.demo.add().await {
+pub async fn add_simulated(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    let word = fields.get("platform");
+    let wanted = SIMULATED.into_iter().map(|it| it.0).find(|it| it.as_str() == word).unwrap_or_default();
+    let host = match app.given.demo.add(wanted).await {
         Ok(host) => host,
         Err(problem) => {
             let devices = views::devices(app.db()).await?;
@@ -131,14 +128,14 @@ pub async fn add_simulated(State(app): State<App>, session: Session) -> Result {
         }
     };
     let new = NewDevice {
-        platform: Platform::Esxi,
+        platform: wanted,
         name: host.name,
         host: host.host,
         port: host.port,
         account: host.account,
         password: host.password,
         certificate_sha256: Some(host.certificate_sha256),
-        hyperv: HyperVAccess::default(),
+        hyperv: host.hyperv,
         simulated: true,
         preflight: db::Preflight::default(),
     };
@@ -227,50 +224,52 @@ pub async fn remove(State(app): State<App>, session: Session, Path(device): Path
 /// `GET /devices/{id}/edit`
 pub async fn edit(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
     let device = load(&app, device).await?;
-    let answers = Answers {
-        name: device.name.clone(),
-        host: device.host.clone(),
-        port: device.port.to_string(),
-        account: device.account.clone(),
+    let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
+    page(&Edit {
+        shell,
+        place: Place::of(&device),
         full_reads: device.full_reads.clone(),
         max_jobs: device.max_jobs.to_string(),
-    };
-    let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
-    page(&Edit { shell, device, answers, problems: Problems::default() })
+        device,
+        found: None,
+        problem: None,
+        problems: Problems::default(),
+    })
 }
 
 /// `POST /devices/{id}/edit`
 pub async fn save(State(app): State<App>, session: Session, Path(id): Path<DeviceId>, fields: Fields) -> Result {
     let device = load(&app, id).await?;
-    let answers = Answers {
-        name: fields.get("name").to_owned(),
-        host: fields.get("host").to_owned(),
-        port: fields.get("port").to_owned(),
-        account: fields.get("account").to_owned(),
-        full_reads: fields.get("full_reads").to_owned(),
-        max_jobs: fields.get("max_jobs").to_owned(),
-    };
-    let mut problems = address_problems(&answers.name, &answers.host, &answers.port, &answers.account);
+    let place = Place::read(device.platform, &fields);
+    let mut problems = place.problems();
     let max_jobs = fields.number::<u32>("max_jobs").filter(|jobs| (1..=JOBS_MAX).contains(jobs));
     if max_jobs.is_none() {
         problems.add("max_jobs", format!("A number from 1 to {JOBS_MAX}."));
     }
-    let full_reads = if answers.full_reads == "everything" { FullReads::Everything } else { FullReads::Allocated };
-    let moved = answers.host != device.host || answers.port != device.port.to_string();
-    if moved && !fields.has("password") {
+    let everything = fields.get("full_reads") == "everything";
+    if moved(&device, &place) && !fields.has("password") {
         // Or a stolen session could send the stored password to a host of its own.
-        problems.add("password", "The address changed: type the password again.");
+        problems.add("password", "The address or the connection changed: type the password again.");
     }
-    if let (true, Some(max_jobs), Some(port)) = (problems.is_empty(), max_jobs, fields.number::<u16>("port")) {
+    let mut asked = Asked::default();
+    if problems.is_empty() {
+        asked = certificate_for(&app, &device, &place, &fields).await;
+        if asked.certificate.is_none() && place.has_certificate() {
+            problems.add("accept", "Compare the certificate, and type the password again.");
+        }
+    }
+    if let (true, Some(max_jobs), Some(port), Some(hyperv)) =
+        (problems.is_empty(), max_jobs, place.port(), place.hyperv())
+    {
         let update = DeviceUpdate {
-            name: answers.name.clone(),
-            host: answers.host.clone(),
+            name: place.name.clone(),
+            host: place.host.clone(),
             port,
-            account: answers.account.clone(),
+            account: place.account.clone(),
             password: fields.has("password").then(|| fields.secret("password")),
-            certificate_sha256: device.certificate_sha256,
-            hyperv: device.hyperv,
-            full_reads,
+            certificate_sha256: asked.certificate,
+            hyperv,
+            full_reads: if everything { FullReads::Everything } else { FullReads::Allocated },
             max_jobs,
         };
         match app.db().update_device(id, &update).await {
@@ -283,7 +282,43 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
         }
     }
     let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
-    form_again(&Edit { shell, device, answers, problems })
+    let (full_reads, max_jobs) = (fields.get("full_reads").to_owned(), fields.get("max_jobs").to_owned());
+    let Asked { found, problem, .. } = asked;
+    form_again(&Edit { shell, device, place, full_reads, max_jobs, found, problem, problems })
+}
+
+/// Whether the password would go another way than it did.
+fn moved(device: &DevicePage, place: &Place) -> bool {
+    let hyperv = place.is_hyperv().then_some(device.hyperv);
+    place.host != device.host
+        || place.port != device.port.to_string()
+        || hyperv.is_some_and(|before| place.hyperv() != Some(before))
+}
+
+/// The certificate to accept, or what answered and has to be compared first.
+#[derive(Default)]
+struct Asked {
+    certificate: Option<[u8; 32]>,
+    found: Option<[u8; 32]>,
+    problem: Option<JobError>,
+}
+
+/// A device that was reached without TLS has no certificate yet: what answers is shown and compared like a new device's.
+async fn certificate_for(app: &App, device: &DevicePage, place: &Place, fields: &Fields) -> Asked {
+    if !place.has_certificate() {
+        return Asked::default();
+    }
+    if let Some(certificate) = device.certificate_sha256.or_else(|| fingerprint_in(fields, "accept")) {
+        return Asked { certificate: Some(certificate), ..Asked::default() };
+    }
+    match app.given.backend.probe_certificate(&place.host, place.port().unwrap_or_default()).await {
+        Ok(found) => Asked { found: Some(found), ..Asked::default() },
+        Err(problem) => Asked { problem: Some(problem), ..Asked::default() },
+    }
+}
+
+fn fingerprint_in(fields: &Fields, name: &str) -> Option<[u8; 32]> {
+    hex::decode(fields.get(name)).ok().and_then(|bytes| bytes.try_into().ok())
 }
 
 /// `GET /devices/{id}/certificate`: what answers there now.
@@ -305,11 +340,12 @@ pub async fn accept_certificate(
     Path(id): Path<DeviceId>,
     fields: Fields,
 ) -> Result {
-    let accepted: [u8; 32] = hex::decode(fields.get("sha256"))
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| Failure::Refused("This is not a fingerprint.".to_owned()))?;
+    let accepted = fingerprint_in(&fields, "sha256");
+    let accepted = accepted.ok_or_else(|| Failure::Refused("This is not a fingerprint.".to_owned()))?;
     let device = app.db().device(id).await?;
+    if !device.hyperv.has_certificate(device.platform) {
+        return Err(Failure::NotFound);
+    }
     let update = DeviceUpdate {
         name: device.name.clone(),
         host: device.host,
@@ -327,21 +363,6 @@ pub async fn accept_certificate(
     go(format!("/devices/{id}?said=device-saved"))
 }
 
-/// What is wrong with where a device is and how one signs in.
-pub fn address_problems(name: &str, host: &str, port: &str, account: &str) -> Problems {
-    let mut problems = Problems::default();
-    problems.require("name", name, NAME_LENGTH_MAX_CHARS, "The name");
-    problems.require("host", host, HOST_LENGTH_MAX_CHARS, "The address");
-    problems.require("account", account, ACCOUNT_LENGTH_MAX_CHARS, "The account");
-    if host.contains("://") || host.contains('/') || host.contains('@') || host.contains(char::is_whitespace) {
-        problems.add("host", "Only the name or address, without “https://” and without a path.");
-    }
-    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
-        problems.add("port", "A number from 1 to 65535; ESXi listens on 443.");
-    }
-    problems
-}
-
 /// A rule of uniqueness becomes a problem of its field; other errors stay errors.
 pub fn conflict(error: db::Error, problems: &mut Problems) -> Result<()> {
     match error {
@@ -352,6 +373,14 @@ pub fn conflict(error: db::Error, problems: &mut Problems) -> Result<()> {
         error => return Err(error.into()),
     }
     Ok(())
+}
+
+fn is_usual_port(device: &DeviceLine) -> bool {
+    i32::from(usual_port(device.platform, device.transport)) == device.port
+}
+
+fn connection(transport: impl Of<Transport>) -> &'static str {
+    transport_words(transport.value()).0
 }
 
 fn port_of(device: &DevicePage) -> u16 {

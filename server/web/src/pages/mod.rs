@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod activity;
+mod device_place;
 pub mod device_wizard;
 pub mod devices;
 pub mod gate;

@@ -13,7 +13,7 @@ use crate::ui::{self, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, DatastoreLine, DeviceLine, DevicePage, PointPage};
-use db::{DeviceId, DraftId, DraftKind, PointId};
+use db::{DeviceId, DraftId, DraftKind, Platform, PointId};
 use engine::RestoreOrder;
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,11 @@ impl Wizard {
 
     fn number(&self) -> usize {
         self.step as usize + 3
+    }
+
+    /// What the machine needs of its host.
+    fn platform(&self) -> Platform {
+        Platform::of(&self.point.config)
     }
 
     fn is_device(&self, device: &DeviceId) -> bool {
@@ -236,7 +241,7 @@ pub async fn answer(
     let mut problems = Problems::default();
     let next = match step {
         Step::Host => {
-            take_host(&app, &mut answers, &fields, &mut problems).await?;
+            take_host(&app, &mut answers, Platform::of(&point.config), &fields, &mut problems).await?;
             Step::Target
         }
         Step::Target => {
@@ -252,10 +257,23 @@ pub async fn answer(
     go(format!("/restore/draft/{draft}/{}", next.as_str()))
 }
 
-async fn take_host(app: &App, answers: &mut Answers, fields: &Fields, problems: &mut Problems) -> Result<()> {
+async fn take_host(
+    app: &App,
+    answers: &mut Answers,
+    platform: Platform,
+    fields: &Fields,
+    problems: &mut Problems,
+) -> Result<()> {
     let chosen: Option<DeviceId> = fields.get("device").parse().ok();
     let devices = views::devices(app.db()).await?;
     match devices.iter().find(|device| Some(device.device_id) == chosen && device.enabled) {
+        Some(device) if device.platform != platform => {
+            let (machine, host) = (platform.product(), device.platform.product());
+            problems.add(
+                "device",
+                format!("This is a machine of {machine}, and {} runs {host}. Choose a host of {machine}.", device.name),
+            );
+        }
         Some(device) => {
             if answers.device != Some(device.device_id) {
                 answers.placed = false;
@@ -282,11 +300,11 @@ async fn take_target(app: &App, answers: &mut Answers, fields: &Fields, problems
     }
     fields.get("datastore").clone_into(&mut answers.datastore);
     if !device.datastores.iter().any(|store| store.accessible && store.name == answers.datastore) {
-        problems.add("datastore", "Choose a datastore.");
+        problems.add("datastore", format!("Choose a {}.", device.platform.datastore()));
     }
     fields.get("network").clone_into(&mut answers.network);
     if !answers.network.is_empty() && !device.networks.iter().any(|network| network.name == answers.network) {
-        problems.add("network", "This host has no such network.");
+        problems.add("network", format!("This host has no such {}.", device.platform.network()));
     }
     answers.connect = fields.has("connect");
     answers.placed = problems.is_empty();

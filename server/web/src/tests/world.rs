@@ -9,7 +9,7 @@ use axum::http::{Request, StatusCode, header};
 use db::testing::TestDatabase;
 use db::{
     Database, DatastoreInput, DeviceId, DiskInput, InventoryInput, MachineInput, NetworkInput, NewDevice, NewPoint,
-    NewRepository, NewSession, PointId, RepositoryId, RunId, VmId,
+    NewRepository, NewSession, Platform, PointId, RepositoryId, RunId, VmId,
 };
 use domain::SystemClock;
 use domain::finding::{Finding, Severity};
@@ -62,10 +62,15 @@ impl Backend for Doubles {
     }
 
     async fn preflight(&self, access: &HostAccess) -> Result<Preflight, JobError> {
-        assert_eq!(access.certificate_sha256, Some(FINGERPRINT), "only the confirmed certificate");
+        let expected = access.hyperv.has_certificate(access.platform).then_some(FINGERPRINT);
+        assert_eq!(access.certificate_sha256, expected, "only the confirmed certificate");
         self.passwords.lock().push(access.password.expose_secret().to_owned());
+        let product = match access.platform {
+            Platform::Esxi => "VMware ESXi 8.0.2",
+            Platform::HyperV => "Windows Server 2022",
+        };
         self.answer(Preflight {
-            product: "VMware ESXi 8.0.2".to_owned(),
+            product: product.to_owned(),
             api_version: "8.0.2.0".to_owned(),
             host_uuid: None,
             findings: self.findings.lock().clone(),
@@ -115,7 +120,7 @@ impl Backend for Doubles {
 
 #[async_trait]
 impl DemoHosts for Doubles {
-    async fn add(&self) -> Result<DemoHost, JobError> {
+    async fn add(&self, _: Platform) -> Result<DemoHost, JobError> {
         let mut demos = self.demos.lock();
         *demos += 1;
         self.answer(DemoHost {
@@ -125,6 +130,7 @@ impl DemoHosts for Doubles {
             account: "root".to_owned(),
             password: SecretString::from(format!("{CANARY}-demo")),
             certificate_sha256: FINGERPRINT,
+            hyperv: db::HyperVAccess::default(),
         })
     }
 
@@ -209,10 +215,15 @@ impl World {
 
     /// A device with these machines.
     pub async fn device(&self, name: &str, machines: Vec<MachineInput>) -> DeviceId {
+        self.device_on(Platform::Esxi, name, machines).await
+    }
+
+    /// The same, of this platform.
+    pub async fn device_on(&self, platform: Platform, name: &str, machines: Vec<MachineInput>) -> DeviceId {
         let device = self
             .db()
             .insert_device(&NewDevice {
-                platform: db::Platform::Esxi,
+                platform,
                 name: name.to_owned(),
                 host: format!("{}.example", name.to_lowercase()),
                 port: 443,
