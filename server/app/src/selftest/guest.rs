@@ -1,7 +1,6 @@
 //! A guest that never stops writing: on the data disk anywhere, on the system disk only behind the guest's own image.
 
-use super::stage::{DATA_DISK, DATA_DISK_BYTES, MACHINE, SYSTEM_DISK, TAIL_BYTES};
-use simulators::esxi::SimulatedHost;
+use super::hosts::{DATA_DISK, DATA_DISK_BYTES, Hosts, SYSTEM_DISK, TAIL_BYTES};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -13,16 +12,16 @@ const BURST_BLOCKS: u64 = 1500;
 
 /// The running writer.
 pub struct Guest {
-    host: Arc<SimulatedHost>,
+    hosts: Arc<Hosts>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Guest {
     /// Starts to write.
-    pub fn start(host: Arc<SimulatedHost>) -> Self {
+    pub fn start(hosts: Arc<Hosts>) -> Self {
         let stop = CancellationToken::new();
-        let (own, token) = (Arc::clone(&host), stop.clone());
+        let (own, token) = (Arc::clone(&hosts), stop.clone());
         let task = tokio::spawn(async move {
             let mut numbers = Numbers(0x5eed);
             while !token.is_cancelled() {
@@ -30,14 +29,14 @@ impl Guest {
                 tokio::time::sleep(WRITE_EVERY).await;
             }
         });
-        Self { host, stop, task }
+        Self { hosts, stop, task }
     }
 
     /// Writes a good deal at once, so that there is something to find between two runs.
     pub fn burst(&self, seed: u64) {
         let mut numbers = Numbers(seed | 1);
         for _ in 0..BURST_BLOCKS {
-            write_one(&self.host, &mut numbers);
+            write_one(&self.hosts, &mut numbers);
         }
     }
 
@@ -60,9 +59,9 @@ impl Numbers {
     }
 }
 
-fn write_one(host: &SimulatedHost, numbers: &mut Numbers) {
-    let (key, first, blocks) = if numbers.next().is_multiple_of(8) {
-        let size = system_disk_bytes(host);
+fn write_one(hosts: &Hosts, numbers: &mut Numbers) {
+    let (disk, first, blocks) = if numbers.next().is_multiple_of(8) {
+        let size = hosts.system_disk_bytes();
         (SYSTEM_DISK, size - TAIL_BYTES, TAIL_BYTES / BLOCK_BYTES)
     } else {
         (DATA_DISK, 0, DATA_DISK_BYTES / BLOCK_BYTES)
@@ -76,12 +75,7 @@ fn write_one(host: &SimulatedHost, numbers: &mut Numbers) {
             part.copy_from_slice(&value.to_le_bytes());
         }
     }
-    if let Err(error) = host.write(MACHINE, key, offset, &block) {
+    if let Err(error) = hosts.write(disk, offset, &block) {
         tracing::warn!(%error, "the simulated guest could not write");
     }
-}
-
-fn system_disk_bytes(host: &SimulatedHost) -> u64 {
-    let disks = host.machine(MACHINE).map(|machine| machine.disks).unwrap_or_default();
-    disks.iter().find(|disk| disk.key == SYSTEM_DISK).map_or(TAIL_BYTES, |disk| disk.capacity_bytes)
 }

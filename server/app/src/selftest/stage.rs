@@ -1,35 +1,22 @@
 //! What the self-test runs on: a private Postgres, the engine with its workers, two simulated hosts, a repository.
 
 use super::guest::Guest;
+use super::hosts::{Hosts, Side};
 use crate::failure::Failure;
 use db::private_postgres::{PostgresOptions, PrivatePostgres};
-use db::{CredentialKey, Database, DeviceId, HyperVAccess, NewDevice, Platform, RepositoryId};
+use db::{CredentialKey, Database, DeviceId, NewDevice, Platform, RepositoryId};
 use engine::{Engine, EngineConfig, HostAccess, LocationOrder, Workers};
 use secrecy::SecretString;
-use simulators::esxi::{DiskContent, DiskSpec, HostConfig, MachineSpec, Power, SimulatedHost};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The machine that is backed up.
-pub const MACHINE: &str = "selftest";
-/// Key of its first disk.
-pub const SYSTEM_DISK: i32 = 2000;
-/// Key of its second disk.
-pub const DATA_DISK: i32 = 2001;
-/// The system disk is larger than the guest's image by this; only there the test writes on it, so that it still boots.
-pub const TAIL_BYTES: u64 = 32 << 20;
-pub const DATA_DISK_BYTES: u64 = 512 << 20;
-const DATA_USED_BYTES: u64 = 96 << 20;
-const GENERATED_SYSTEM_BYTES: u64 = 256 << 20;
-const GENERATED_SYSTEM_USED_BYTES: u64 = 64 << 20;
 const PASSPHRASE: &str = "self-test passphrase";
 
 /// Everything that runs.
 pub struct Stage {
     pub db: Database,
     pub engine: Engine,
-    pub source: Arc<SimulatedHost>,
-    pub target: SimulatedHost,
+    pub hosts: Arc<Hosts>,
     pub source_device: DeviceId,
     pub target_device: DeviceId,
     pub repository: RepositoryId,
@@ -44,7 +31,7 @@ fn failed<E: std::error::Error + 'static>(what: &'static str) -> impl FnOnce(E) 
 
 impl Stage {
     /// Sets it all up below `work`. The hosts keep a copy of every disk as it was at each snapshot: the oracle.
-    pub async fn set_up(work: &Path, guest: Option<&Path>) -> Result<Self, Failure> {
+    pub async fn set_up(platform: Platform, work: &Path, guest: Option<&Path>) -> Result<Self, Failure> {
         let data_dir = work.join("data");
         std::fs::create_dir_all(&data_dir).map_err(failed("No data folder could be made"))?;
         open_to_postgres(work, &data_dir)?;
@@ -56,14 +43,13 @@ impl Stage {
             Database::connect(&postgres.address(), key).await.map_err(failed("The database could not be opened"))?;
         let engine = Engine::new(db.clone(), EngineConfig::new(data_dir, "selftest"));
         let workers = Workers::start(&engine).await.map_err(failed("The workers did not start"))?;
-        let source = start_host(work, "simulated-source", vec![machine(guest)]).await?;
-        let target = start_host(work, "simulated-target", Vec::new()).await?;
-        let source_device = add_device(&db, &engine, "simulated source", &source).await?;
-        let target_device = add_device(&db, &engine, "simulated target", &target).await?;
+        let hosts = Hosts::start(platform, work, guest).await?;
+        let source_device = add_device(&db, &engine, "simulated source", hosts.access(Side::Source)).await?;
+        let target_device = add_device(&db, &engine, "simulated target", hosts.access(Side::Target)).await?;
         let repository = add_repository(&engine, &work.join("repository")).await?;
-        let source = Arc::new(source);
-        let guest = Guest::start(Arc::clone(&source));
-        Ok(Self { db, engine, source, target, source_device, target_device, repository, guest, workers, postgres })
+        let hosts = Arc::new(hosts);
+        let guest = Guest::start(Arc::clone(&hosts));
+        Ok(Self { db, engine, hosts, source_device, target_device, repository, guest, workers, postgres })
     }
 
     /// Stops all of it.
@@ -74,9 +60,8 @@ impl Stage {
         if let Err(error) = self.postgres.stop().await {
             tracing::warn!(%error, "the private database did not stop");
         }
-        self.target.stop().await;
-        if let Some(source) = Arc::into_inner(self.source) {
-            source.stop().await;
+        if let Some(hosts) = Arc::into_inner(self.hosts) {
+            hosts.stop().await;
         }
     }
 }
@@ -91,42 +76,7 @@ fn open_to_postgres(work: &Path, data_dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn machine(guest: Option<&Path>) -> MachineSpec {
-    let mut machine = MachineSpec::new(MACHINE);
-    machine.power = Power::On;
-    let system = match guest {
-        Some(path) => {
-            let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
-            DiskSpec::new(bytes + TAIL_BYTES, DiskContent::Raw(path.to_owned()))
-        }
-        None => DiskSpec::new(
-            GENERATED_SYSTEM_BYTES + TAIL_BYTES,
-            DiskContent::Generated { seed: 1, used_bytes: GENERATED_SYSTEM_USED_BYTES },
-        ),
-    };
-    let data = DiskSpec::new(DATA_DISK_BYTES, DiskContent::Generated { seed: 2, used_bytes: DATA_USED_BYTES });
-    machine.disks = vec![system, data];
-    machine
-}
-
-async fn start_host(work: &Path, name: &str, machines: Vec<MachineSpec>) -> Result<SimulatedHost, Failure> {
-    let mut config = HostConfig::new(name, work.join(name));
-    config.machines = machines;
-    config.record_snapshots = true;
-    SimulatedHost::start(config).await.map_err(failed("A simulated host did not start"))
-}
-
-async fn add_device(db: &Database, engine: &Engine, name: &str, host: &SimulatedHost) -> Result<DeviceId, Failure> {
-    let address = host.address();
-    let access = HostAccess {
-        platform: Platform::Esxi,
-        host: address.ip().to_string(),
-        port: address.port(),
-        account: "root".to_owned(),
-        password: SecretString::from("simulated"),
-        certificate_sha256: Some(host.certificate_sha256()),
-        hyperv: HyperVAccess::default(),
-    };
+async fn add_device(db: &Database, engine: &Engine, name: &str, access: HostAccess) -> Result<DeviceId, Failure> {
     let preflight = engine.preflight(&access).await.map_err(failed("The simulated host's preflight failed"))?;
     let new = NewDevice {
         platform: access.platform,

@@ -1,24 +1,30 @@
-//! The course of the self-test: back up three times and more, restore every point, compare, verify, retain.
+//! The course of the self-test: back up hot and cold, in full and what changed, restore every point, compare, verify, retain.
 
-use super::compare::first_difference;
+use super::hosts::{Held, MACHINE};
 use super::report::{Figures, Report};
-use super::stage::{MACHINE, Stage};
+use super::stage::Stage;
 use crate::failure::Failure;
 use db::{JobId, Method, Point, PointId, RunId, Start, TaskId, TaskInput, VmId};
 use domain::job::JobState;
 use domain::machine::Quiesce;
 use domain::mode::{Mode, Shutdown};
-use domain::point::PointKind;
+use domain::point::{Consistency, PointKind};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
 use engine::RestoreOrder;
-use simulators::esxi::SnapshotRecord;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A full, and two that must read only what changed.
-const RUNS: usize = 3;
+/// What each run is asked for, and what its point has to be.
+const RUNS: [(Method, Mode, PointKind); 5] = [
+    (Method::Incremental, Mode::Hot, PointKind::Full),
+    (Method::Incremental, Mode::Hot, PointKind::Incremental),
+    (Method::Incremental, Mode::Hot, PointKind::Incremental),
+    (Method::Differential, Mode::Hot, PointKind::Differential),
+    (Method::Incremental, Mode::Cold, PointKind::Incremental),
+];
 const KEPT_AT_LAST: u32 = 2;
+const KEPT_UNTIL_THEN: u32 = 100;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const JOB_SECONDS_MAX: u64 = 1800;
 
@@ -26,20 +32,15 @@ const JOB_SECONDS_MAX: u64 = 1800;
 pub async fn run(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
     let vm = find_machine(stage).await?;
     report.row("inventory of both hosts", Figures::default(), Ok("machine found".to_owned()));
-    let task = create_task(stage, vm, 100).await?;
+    let task = create_task(stage, vm).await?;
     let mut points = Vec::new();
-    for number in 1..=RUNS {
-        points.push(back_up(stage, report, task, vm, number).await?);
+    for (number, (method, mode, kind)) in (1..).zip(RUNS) {
+        let input = TaskInput { method, mode, ..task_input(stage, vm, KEPT_UNTIL_THEN) };
+        stage.db.update_task(task, &input).await.map_err(database("The task could not be changed"))?;
+        points.push(back_up(stage, report, task, vm, number, (mode, kind)).await?);
     }
-    let incrementals = points.iter().rev().take(2).filter(|(point, _)| point.kind == PointKind::Incremental).count();
-    let expected = if incrementals == 2 {
-        Ok("the last two read only what changed".to_owned())
-    } else {
-        Err(format!("of the last two runs {incrementals} were incremental"))
-    };
-    report.row("change tracking", Figures::default(), expected);
-    for (index, (point, record)) in points.iter().enumerate() {
-        restore_and_compare(stage, report, point, index + 1, record.as_ref()).await?;
+    for (number, (point, held)) in (1..).zip(&points) {
+        restore_and_compare(stage, report, point, number, held.as_ref()).await?;
     }
     verify(stage, report).await?;
     retain(stage, report, task, vm).await?;
@@ -80,8 +81,8 @@ fn task_input(stage: &Stage, vm: VmId, keep: u32) -> TaskInput {
     }
 }
 
-async fn create_task(stage: &Stage, vm: VmId, keep: u32) -> Result<TaskId, Failure> {
-    stage.db.create_task(&task_input(stage, vm, keep)).await.map_err(database("The task could not be made"))
+async fn create_task(stage: &Stage, vm: VmId) -> Result<TaskId, Failure> {
+    stage.db.create_task(&task_input(stage, vm, KEPT_UNTIL_THEN)).await.map_err(database("The task could not be made"))
 }
 
 async fn back_up(
@@ -90,7 +91,8 @@ async fn back_up(
     task: TaskId,
     vm: VmId,
     number: usize,
-) -> Result<(Point, Option<SnapshotRecord>), Failure> {
+    (mode, kind): (Mode, PointKind),
+) -> Result<(Point, Option<Held>), Failure> {
     stage.guest.burst(number as u64);
     report.restart_clock();
     let begun = stage.db.start_run(task, "selftest", None).await.map_err(database("The run did not start"))?;
@@ -101,14 +103,12 @@ async fn back_up(
     let newest = stage.db.newest_point(vm, stage.repository).await.map_err(database("No point"))?;
     let point = newest.ok_or_else(|| Failure::because("The run left no point", format!("run {run_id}")))?;
     let figures = Figures { read_bytes: Some(point.bytes_read), stored_bytes: Some(point.bytes_stored) };
-    report.row(
-        &format!("backup {number}: {}", point.kind.as_str()),
-        figures,
-        Ok(point.consistency.as_str().to_owned()),
-    );
-    // The run's own snapshot is the last one: a first one may only have made change tracking take effect.
-    let record = stage.source.snapshot_records().into_iter().rfind(|record| record.machine == MACHINE);
-    Ok((point, record))
+    let offline = point.consistency == Consistency::Offline;
+    let was = format!("{}, {}", point.kind.as_str(), point.consistency.as_str());
+    let expected = point.kind == kind && offline == (mode != Mode::Hot);
+    let result = if expected { Ok(was) } else { Err(format!("it is {was}")) };
+    report.row(&format!("backup {number}: {}, {}", kind.as_str(), mode.as_str()), figures, result);
+    Ok((point, stage.hosts.held()))
 }
 
 async fn wait_for_run(stage: &Stage, run: RunId) -> Result<(), Failure> {
@@ -153,7 +153,7 @@ async fn restore_and_compare(
     report: &mut Report,
     point: &Point,
     number: usize,
-    record: Option<&SnapshotRecord>,
+    held: Option<&Held>,
 ) -> Result<(), Failure> {
     report.restart_clock();
     let name = format!("{MACHINE}-point-{number}");
@@ -161,7 +161,7 @@ async fn restore_and_compare(
         point_id: point.point_id.0,
         device_id: stage.target_device.0,
         name: name.clone(),
-        datastore: "datastore1".to_owned(),
+        datastore: stage.hosts.datastore().to_owned(),
         network: None,
         connect_network: false,
         keep_identity: false,
@@ -170,27 +170,12 @@ async fn restore_and_compare(
     let run = started.map_err(|error| Failure::new("The restore did not start", &error))?;
     wait_for_run(stage, run).await?;
     let read = point.size_bytes;
-    let result = compare_disks(stage, &name, record);
+    let compared = held.ok_or("the host kept no record of this snapshot".to_owned());
+    let result = compared.and_then(|held| stage.hosts.compare(&name, held));
+    let result = result.map(|disks| format!("{disks} disks, byte for byte"));
     let figures = Figures { read_bytes: Some(read), stored_bytes: None };
     report.row(&format!("restore of point {number} to the second host"), figures, result);
     Ok(())
-}
-
-fn compare_disks(stage: &Stage, name: &str, record: Option<&SnapshotRecord>) -> Result<String, String> {
-    let record = record.ok_or("the host kept no record of this snapshot")?;
-    let machine = stage.target.machine(name).map_err(|error| error.to_string())?;
-    if machine.disks.len() != record.disks.len() {
-        return Err(format!("{} disks restored of {}", machine.disks.len(), record.disks.len()));
-    }
-    // Keys may differ on the new host; the order does not.
-    for (restored, held) in machine.disks.iter().zip(&record.disks) {
-        let difference = first_difference(&restored.base_file, &held.file)
-            .map_err(|error| format!("disk {} cannot be compared: {error}", held.key))?;
-        if let Some(offset) = difference {
-            return Err(format!("disk {} differs at byte {offset}", held.key));
-        }
-    }
-    Ok(format!("{} disks, byte for byte", record.disks.len()))
 }
 
 async fn verify(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
@@ -210,7 +195,8 @@ async fn verify(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
 async fn retain(stage: &Stage, report: &mut Report, task: TaskId, machine: VmId) -> Result<(), Failure> {
     let input = task_input(stage, machine, KEPT_AT_LAST);
     stage.db.update_task(task, &input).await.map_err(database("The task could not be changed"))?;
-    let (newest, _) = back_up(stage, report, task, machine, RUNS + 1).await?;
+    let expected = (Mode::Hot, PointKind::Incremental);
+    let (newest, _) = back_up(stage, report, task, machine, RUNS.len() + 1, expected).await?;
     let points = stage.db.points_of_machine(machine).await.map_err(database("The points cannot be read"))?;
     let ids: Vec<PointId> = points.iter().map(|point| point.point_id).collect();
     let result = if ids.len() == KEPT_AT_LAST as usize && ids.contains(&newest.point_id) {
@@ -223,13 +209,12 @@ async fn retain(stage: &Stage, report: &mut Report, task: TaskId, machine: VmId)
 }
 
 async fn nothing_left(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
-    let machine = stage.source.machine(MACHINE).map_err(|error| Failure::new("The machine is gone", &error))?;
     let open = stage.db.open_changes(stage.source_device).await.map_err(database("The journal cannot be read"))?.len()
         + stage.db.open_changes(stage.target_device).await.map_err(database("The journal cannot be read"))?.len();
-    let result = if machine.snapshots.is_empty() && !machine.consolidation_needed && open == 0 {
-        Ok("no snapshot, no open journal entry".to_owned())
-    } else {
-        Err(format!("{} snapshots, {open} open journal entries", machine.snapshots.len()))
+    let left = stage.hosts.left_behind().map_err(|error| Failure::new("The machine is gone", &error))?;
+    let result = match left {
+        None if open == 0 => Ok("nothing, and no open journal entry".to_owned()),
+        left => Err(format!("{}; {open} open journal entries", left.unwrap_or_default())),
     };
     report.row("left behind on the hosts", Figures::default(), result);
     Ok(())

@@ -30,8 +30,15 @@ const STARTS_MAX: usize = 5;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Folders where Debian keeps the programs, beside those of the search path.
 const PROGRAM_FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/bin"];
+/// The programs that are used.
+const PROGRAMS: [&str; 2] = ["smbd", "pdbedit"];
 /// End of the server's own words that an error repeats, in bytes.
 const OUTPUT_BYTES_MAX: usize = 1000;
+
+/// Whether there is a Samba to start.
+pub fn is_installed() -> bool {
+    PROGRAMS.into_iter().all(|program| run(program, &["--version"], "").is_ok())
+}
 
 /// Whether clients have to encrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,10 +171,14 @@ impl Drop for Samba {
 }
 
 /// Starts a program from the search path, or from where Debian keeps it.
+/// Where a program may be, in the order of trying.
+fn places(program: &'static str) -> impl Iterator<Item = PathBuf> {
+    let own = PROGRAM_FOLDERS.iter().map(move |folder| Path::new(folder).join(program));
+    std::iter::once(PathBuf::from(program)).chain(own)
+}
+
 fn spawn(program: &'static str, prepare: impl Fn(&mut Command) -> io::Result<()>) -> Result<Child, SimulatorError> {
-    let places = std::iter::once(PathBuf::from(program));
-    let places = places.chain(PROGRAM_FOLDERS.iter().map(|folder| Path::new(folder).join(program)));
-    for place in places {
+    for place in places(program) {
         let mut command = Command::new(place);
         prepare(&mut command).map_err(SimulatorError::file("prepare", program))?;
         match command.spawn() {
