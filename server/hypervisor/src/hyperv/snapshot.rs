@@ -174,8 +174,7 @@ pub(super) async fn remove_when_free(
     let deadline = Instant::now() + wsman.timeouts().remove_snapshot;
     loop {
         // Only a list without it says that it is gone: a host that finds no list at all says nothing of it.
-        let rows = checkpoints(wsman, machine).await?;
-        if !rows.iter().any(|row| row.instance_id() == snapshot.0) {
+        if !is_listed(wsman, machine, snapshot).await? {
             break;
         }
         let arguments = Arguments::default().reference("AffectedSnapshot", &instance_reference(SETTINGS, &snapshot.0));
@@ -185,10 +184,16 @@ pub(super) async fn remove_when_free(
             Ok(_) => break,
             Err(error) if error.is_not_found() => break,
             Err(error) if error.is_passing() && again < free_by.min(deadline) => tokio::time::sleep_until(again).await,
-            Err(error) => return Err(error),
+            // Someone else may have removed it in between, and then the host refuses what names it.
+            Err(error) if is_listed(wsman, machine, snapshot).await.unwrap_or(true) => return Err(error),
+            Err(_) => break,
         }
     }
     wait_for_merge(wsman, machine, deadline).await
+}
+
+async fn is_listed(wsman: &dyn Wsman, machine: &MachineRef, snapshot: &SnapshotRef) -> Call<bool> {
+    Ok(checkpoints(wsman, machine).await?.iter().any(|row| row.instance_id() == snapshot.0))
 }
 
 /// Waits until the machine works neither on a checkpoint nor on a merge.
@@ -399,6 +404,16 @@ pub(super) mod tests {
         let made = super::create(&script, &machine(), &request()).await.unwrap();
         assert_eq!((made.consistency, made.warnings.len()), (Consistency::Offline, 0));
         assert!(script.asked()[2].body.contains("<VALUE>2</VALUE>"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_that_someone_else_removed_in_between_is_gone() {
+        const REFUSED: &str = "<DestroySnapshot_OUTPUT><ReturnValue>32773</ReturnValue></DestroySnapshot_OUTPUT>";
+        let script = Script::new([list(&["S"]), Ok(REFUSED), list(&[]), system("0")]);
+        remove(&script, &machine(), &SnapshotRef("S".into())).await.unwrap();
+        let script = Script::new([list(&["S"]), Ok(REFUSED), list(&["S"])]);
+        let error = remove(&script, &machine(), &SnapshotRef("S".into())).await.unwrap_err();
+        assert_eq!(error.code, "hyperv.invalid_argument", "it stands, and the host's reason is told");
     }
 
     #[tokio::test(start_paused = true)]

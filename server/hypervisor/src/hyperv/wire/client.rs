@@ -114,13 +114,27 @@ impl Client {
     }
 
     fn status_error(&self, request: &Request, status: StatusCode) -> HostError {
-        let (kind, code) = match status {
-            StatusCode::FORBIDDEN => (ErrorKind::Permission, "hyperv.no_permission"),
-            StatusCode::NOT_FOUND => (ErrorKind::Unsupported, "hyperv.not_wsman"),
-            status if status.is_server_error() => (ErrorKind::Busy, "hyperv.http_error"),
-            _ => (ErrorKind::Protocol, "hyperv.http_status"),
+        let (kind, code, hint) = match status {
+            StatusCode::FORBIDDEN => (
+                ErrorKind::Permission,
+                "hyperv.no_permission",
+                "Use an administrator of the host, and allow it remote management (WinRM).",
+            ),
+            StatusCode::NOT_FOUND => (
+                ErrorKind::Unsupported,
+                "hyperv.not_wsman",
+                "Check the port: Windows' remote management (WinRM) listens on 5986 with TLS, on 5985 without.",
+            ),
+            status if status.is_server_error() => (
+                ErrorKind::Busy,
+                "hyperv.http_error",
+                "Look at the host's event log under Windows Remote Management; restarting its WinRM service may help.",
+            ),
+            _ => {
+                return self.error(ErrorKind::Protocol, "hyperv.http_status", request, format!("HTTP status {status}"));
+            }
         };
-        self.error(kind, code, request, format!("HTTP status {status}"))
+        HostError { hint: hint.into(), ..self.error(kind, code, request, format!("HTTP status {status}")) }
     }
 
     fn error(&self, kind: ErrorKind, code: &'static str, request: &Request, reason: impl Into<String>) -> HostError {
