@@ -17,8 +17,8 @@ const LOOKS = process.env.STILLFRAME_LOOKS === "all"
   : [[390, "dark"], [1280, "light"], [1920, "dark"]];
 
 // A simulated host of its own process, to be added by its address like a real one.
-async function startHost(folder) {
-  const child = spawn(process.env.STILLFRAME_BIN, ["simulate", "esxi", "--state-dir", folder, "--listen", "127.0.0.1:0", "--name", "esx-dr-01"], {
+async function startHost(...options) {
+  const child = spawn(process.env.STILLFRAME_BIN, ["simulate", ...options], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   let output = "";
@@ -29,9 +29,10 @@ async function startHost(folder) {
       if (/SHA-256 [0-9A-F]{64}/.test(output)) resolve();
     });
   });
-  const [, host, port] = /Address:\s+([^\s:]+):(\d+)/.exec(output);
+  const [, host, port] = /(?:Address|With TLS):\s+([^\s:]+):(\d+)/.exec(output);
+  const shares = /Drive C\$:\s+[^\s:]+:(\d+)/.exec(output)?.[1];
   const [, sha256] = /SHA-256 ([0-9A-F]{64})/.exec(output);
-  return { host, port, fingerprint: sha256.match(/../g).join(":"), stop: () => child.kill("SIGKILL") };
+  return { host, port, shares, fingerprint: sha256.match(/../g).join(":"), stop: () => child.kill("SIGKILL") };
 }
 
 async function setUp(page, server, shot) {
@@ -72,6 +73,48 @@ async function addByAddress(page, host) {
   await untilMachines(page);
 }
 
+// The platform's own words and fields; the certificate is compared as for any host.
+async function addHyperV(page, host, seen) {
+  await page.goto(new URL("/devices/new", page.url()).href);
+  await page.getByRole("link", { name: "Microsoft Hyper-V" }).click();
+  await page.getByRole("radio", { name: /^TLS, signed in with NTLM/ }).waitFor();
+  await lookAt(page, "device-new-hyperv", seen);
+  await page.getByLabel("Address").fill(host.host);
+  await page.getByLabel("Port", { exact: true }).fill(host.port);
+  await page.getByLabel("Port of its files (SMB)").fill(host.shares);
+  await page.getByLabel("Name in Stillframe").fill("hv-dr-01");
+  await page.getByLabel("Account", { exact: true }).fill("Administrator");
+  await page.getByLabel("Password", { exact: true }).fill("simulated");
+  await page.getByRole("button", { name: "Next", exact: true }).click();
+  await page.getByRole("heading", { name: `Is this ${host.host}?` }).waitFor();
+  assert.equal(await page.locator("code.hash").innerText(), host.fingerprint);
+  await lookAt(page, "device-certificate-hyperv", seen);
+  await page.getByRole("button", { name: "It is the same, sign in" }).click();
+  await page.getByRole("button", { name: "Save the device" }).waitFor();
+  await lookAt(page, "device-result-hyperv", seen);
+  await page.getByRole("button", { name: "Save the device" }).click();
+  await page.getByRole("heading", { name: "hv-dr-01" }).waitFor();
+  await untilMachines(page);
+  return { "device-hyperv": new URL(page.url()).pathname, "device-edit-hyperv": new URL(page.url()).pathname + "/edit" };
+}
+
+// A host inside the server, one of its machines backed up, and the point that is there then.
+async function hyperV(page, base, seen) {
+  await page.goto(base + "/devices");
+  await page.getByRole("button", { name: "Add a simulated Hyper-V host" }).click();
+  await untilMachines(page);
+  await page.getByText("simulated", { exact: true }).first().waitFor();
+  await fillTask(page, "Hyper-V", ["app-01"]);
+  await page.getByRole("button", { name: "Create and run now" }).click();
+  assert.match(await watch(page), /^Done$/);
+  await lookAt(page, "run-hyperv", seen);
+  await page.goto(base + "/restore");
+  await page.getByRole("link", { name: /^Choose a point of app-01/ }).click();
+  await page.getByRole("button", { name: /^Use the newest/ }).click();
+  await page.getByText("runs VMware ESXi").first().waitFor();
+  await lookAt(page, "restore-host-hyperv", seen);
+}
+
 const next = (page, name) => page.getByRole("button", { name: `Next: ${name}` }).click();
 
 async function createLocation(page, folder) {
@@ -103,7 +146,10 @@ async function fillTask(page, name, machines, folder, mode) {
   await page.goto(new URL("/tasks/new", page.url()).href);
   await page.getByLabel("Name", { exact: true }).fill(name);
   await next(page, "machines");
-  for (const index of machines) await page.locator("td input[name=vm]:not([disabled])").nth(index).check();
+  for (const which of machines) {
+    if (typeof which === "string") await page.getByRole("checkbox", { name: `Pick ${which}`, exact: true }).check();
+    else await page.locator("td input[name=vm]:not([disabled])").nth(which).check();
+  }
   await next(page, "location");
   if (folder) await createLocation(page, folder);
   else await page.getByRole("radio", { name: /Local disk/ }).check();
@@ -179,7 +225,9 @@ const expected = (problem) => problem.includes("404") && problem.includes("/no/s
 
 test("from the first start to a restored machine", { timeout: 900_000 }, async (t) => {
   const folder = await mkdtemp(path.join(tmpdir(), "stillframe-journey-"));
-  const host = await startHost(path.join(folder, "host"));
+  const host = await startHost("esxi", "--state-dir", path.join(folder, "host"), "--listen", "127.0.0.1:0", "--name", "esx-dr-01");
+  const hyperv = await startHost("hyperv", "--state-dir", path.join(folder, "hyperv"), "--listen-tls", "127.0.0.1:0",
+    "--listen-http", "127.0.0.1:0", "--smb-port", "0", "--name", "HV-DR-01");
   try {
     await withConsole(async ({ server, page, problems, shot, browser }) => {
       const base = server.url.replace(/\/$/, "");
@@ -208,6 +256,8 @@ test("from the first start to a restored machine", { timeout: 900_000 }, async (
       await lookAt(page, "run-restore", seen);
 
       const drafts = await wizardPages(page, base);
+      await hyperV(page, base, seen);
+      Object.assign(drafts, await addHyperV(page, hyperv, seen));
       for (const [name, address] of Object.entries({ ...(await allPages(page, base)), ...drafts })) {
         await page.goto(base + address, { waitUntil: "load" });
         await lookAt(page, name, seen);
@@ -220,6 +270,7 @@ test("from the first start to a restored machine", { timeout: 900_000 }, async (
     });
   } finally {
     host.stop();
+    hyperv.stop();
     await rm(folder, { recursive: true, force: true });
   }
 });
