@@ -101,7 +101,7 @@ async function addHyperV(page, host, seen) {
 // A host inside the server, one of its machines backed up, and the point that is there then.
 async function hyperV(page, base, seen) {
   await page.goto(base + "/devices");
-  await page.getByRole("button", { name: "Add a simulated Hyper-V host" }).click();
+  await page.getByRole("button", { name: "Simulated Hyper-V" }).click();
   await untilMachines(page);
   await page.getByText("simulated", { exact: true }).first().waitFor();
   await fillTask(page, "Hyper-V", ["app-01"]);
@@ -236,7 +236,7 @@ test("from the first start to a restored machine", { timeout: 900_000 }, async (
       const after = () => `${((performance.now() - began) / 1000).toFixed(1)} s after the first page`;
       await setUp(page, server, shot);
       await lookAt(page, "home-empty", seen);
-      await page.getByRole("button", { name: "Add a simulated host" }).click();
+      await page.getByRole("button", { name: "Simulated ESXi" }).click();
       await untilMachines(page);
       await page.getByText("simulated", { exact: true }).first().waitFor();
       await addByAddress(page, host);

@@ -43,7 +43,7 @@ fn edition(host: &Host) -> String {
         17764..20349 => "2022",
         _ => "2025",
     };
-    format!("Microsoft Windows Server {year} Datacenter (simulated)")
+    format!("Microsoft Windows Server {year} Datacenter (simulated by Stillframe)")
 }
 
 fn operating_system(host: &Host) -> Instance {

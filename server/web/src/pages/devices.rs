@@ -23,7 +23,7 @@ const JOBS_MAX: u32 = 64;
 
 /// Hosts of our own for a first try, and the words of their buttons.
 pub const SIMULATED: [(Platform, &str); 2] =
-    [(Platform::Esxi, "Add a simulated host"), (Platform::HyperV, "Add a simulated Hyper-V host")];
+    [(Platform::Esxi, "Simulated ESXi"), (Platform::HyperV, "Simulated Hyper-V")];
 
 #[derive(Template)]
 #[template(path = "devices/list.html")]

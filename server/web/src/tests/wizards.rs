@@ -13,7 +13,7 @@ use domain::schedule::Schedule;
 async fn a_device_is_added_after_its_certificate_was_compared() {
     let world = World::new().await;
     let mut client = world.administrator().await;
-    assert!(client.get("/devices").await.ok().contains("Add a simulated host"));
+    assert!(client.get("/devices").await.ok().contains("Simulated ESXi"));
     client.get("/devices/new").await.ok();
     let page = client.post("/devices/new", &[("host", "https://esx/ui"), ("port", "0"), ("account", "")]).await.again();
     assert!(page.contains("without “https://”") && page.contains("The account is missing."), "{page}");
