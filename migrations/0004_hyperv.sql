@@ -10,3 +10,6 @@ alter table device
     alter column certificate_sha256 drop not null,
     add constraint device_certificate check (
         certificate_sha256 is not null or (kind = 'hyperv' and transport = 'sealed_http'));
+
+-- What the host kept for a machine before it was asked to keep more: what a job that died meanwhile left is told by it.
+alter table host_change add column marks_before jsonb;

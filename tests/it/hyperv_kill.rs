@@ -176,7 +176,7 @@ async fn while_the_checkpoint_becomes_a_reference_point() {
     assert!(case.rig.points(case.vm).await.is_empty(), "no point before its marks are known");
     case.recovers(run).await;
     case.is_whole(&["web-01"]).await;
-    assert_eq!(case.rig.points(case.vm).await.len(), 1);
+    assert_eq!((case.rig.points(case.vm).await.len(), case.reference_points()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,6 +101,9 @@ pub struct Change {
     /// What the host keeps; of marks only.
     #[sqlx(json)]
     pub marks: Vec<ChangeMark>,
+    /// What the host kept before; of marks only, once that was asked.
+    #[sqlx(json(nullable))]
+    pub marks_before: Option<Vec<String>>,
     /// What was asked for is not there yet, as far as is known, and may still come.
     pub may_come: bool,
     /// Why its removal failed last.
@@ -117,7 +120,7 @@ macro_rules! changes {
     ($condition:literal) => {
         sqlx::query_as(concat!(
             "select c.change_id, c.device_id, c.vm_id, c.job_id, c.kind, c.token, c.machine_ref, c.object_ref, c.state,
-                 c.marks, c.last_error, c.created_at, v.name as machine,
+                 c.marks, c.marks_before, c.last_error, c.created_at, v.name as machine,
                  coalesce(c.state = 'intended' and c.settles_at > now(), false) as may_come,
                  coalesce(j.state = 'running' and j.fence = c.fence and j.lease_expires_at > now(), false) as owner_alive
              from host_change c left join job j using (job_id) left join virtual_machine v on v.vm_id = c.vm_id where ",
@@ -170,6 +173,28 @@ impl Database {
     /// It is not on the host any more, or never was.
     pub async fn change_removed(&self, change_id: ChangeId) -> Result<()> {
         self.move_change(change_id, ChangeState::Removed, &["intended", "made", "removing"]).await
+    }
+
+    /// The host keeps this before it is asked to keep more.
+    pub async fn marks_intended(&self, change_id: ChangeId, before: &[String]) -> Result<()> {
+        sqlx::query("update host_change set marks_before = $2 where change_id = $1 and kind = 'marks'")
+            .bind(change_id)
+            .bind(Json(before))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// All marks of a machine that are written down and not let go of.
+    pub async fn known_marks(&self, vm_id: VmId) -> Result<Vec<ChangeMark>> {
+        let lists: Vec<Json<Vec<ChangeMark>>> = sqlx::query_scalar(
+            "select marks from host_change
+             where vm_id = $1 and kind = 'marks' and state <> 'removed' and marks <> '[]'",
+        )
+        .bind(vm_id)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(lists.into_iter().flat_map(|list| list.0).collect())
     }
 
     /// The host keeps these marks for a point that is about to be committed.

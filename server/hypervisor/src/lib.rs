@@ -62,6 +62,18 @@ pub trait Hypervisor: Send + Sync {
     /// gone already.
     async fn forget_marks(&self, machine: &MachineRef, marks: &[ChangeMark]) -> Result<()>;
 
+    /// Names of all the host keeps for marks of the machine, ours or not; asked before [`Hypervisor::seal_snapshot`]. None: it
+    /// never keeps anything.
+    async fn kept_for_marks(&self, _machine: &MachineRef) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
+    /// Lets go of what a call to [`Hypervisor::seal_snapshot`] left whose answer nobody heard: what came since `before`, is
+    /// none of `ours`, and is the only such thing. Another backup's is never touched for a guess.
+    async fn forget_unheard(&self, _machine: &MachineRef, _before: &[String], _ours: &[ChangeMark]) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes a snapshot and waits until the disks are consolidated. Succeeds when it is gone already.
     async fn remove_snapshot(&self, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()>;
 

@@ -151,6 +151,8 @@ async fn marks_are_idle_when_neither_the_newest_point_nor_the_last_full_needs_th
             settles_after: None,
         };
         let change_id = db.intend_change(job.lease(), &change).await.unwrap();
+        db.marks_intended(change_id, &["rct 0".to_owned()]).await.unwrap();
+        assert_eq!(db.open_changes(device_id).await.unwrap()[0].marks_before, Some(vec!["rct 0".to_owned()]));
         let mark = ChangeMark { disk_key: 2000, disk_uuid: None, capacity_bytes: GIB, token: format!("rct {second}") };
         db.marks_made(change_id, point_id, std::slice::from_ref(&mark)).await.unwrap();
         assert_eq!(db.open_changes(device_id).await.unwrap()[0].marks, [mark]);
@@ -163,9 +165,11 @@ async fn marks_are_idle_when_neither_the_newest_point_nor_the_last_full_needs_th
     let ids: Vec<_> = idle.iter().map(|change| change.change_id).collect();
     assert_eq!(ids, [points[0], points[1], points[3], points[4]]);
     assert_eq!(idle[0].marks[0].token, "rct 1");
+    assert_eq!(db.known_marks(vm_id).await.unwrap().len(), 6);
     for change in &idle[1..] {
         db.marks_forgotten(change.change_id).await.unwrap();
     }
+    assert_eq!(db.known_marks(vm_id).await.unwrap().len(), 3, "what was let go of is not known any more");
     db.change_failed(idle[0].change_id, "the host is away").await.unwrap();
     assert_eq!(db.idle_marks(vm_id).await.unwrap().len(), 1, "it is tried again");
     assert!(db.open_changes(device_id).await.unwrap().is_empty(), "kept marks are nothing left behind");

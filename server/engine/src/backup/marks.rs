@@ -25,6 +25,10 @@ pub async fn seal(ctx: &JobContext, source: &Source, held: &Held, point: PointId
     ctx.check(&source.what)?;
     let token = format!("stillframe-marks-{}", point.0);
     let change_id = ctx.journal(&source.change(ChangeKind::Marks, token, None)).await?;
+    // Whoever cleans up after us tells by it what came. A host that does not answer now will not seal either.
+    if let Ok(Some(before)) = source.host.kept_for_marks(&source.machine.reference).await {
+        ctx.essential(ctx.core.db.marks_intended(change_id, &before).await)?;
+    }
     match source.host.seal_snapshot(&source.machine.reference, &held.snapshot).await {
         Ok(sealed) => {
             for cause in &sealed.unmarked {

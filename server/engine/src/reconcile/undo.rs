@@ -115,13 +115,40 @@ async fn is_another(core: &Core, change: &Change, machine: &MachineInfo) -> bool
 
 /// Marks of a point that may have been committed in the moment its job died: the repository knows.
 async fn undo_marks(core: &Core, host: &dyn Hypervisor, change: &Change, what: &str) -> Result<Undone, JobError> {
-    let (Some(reference), Some(point)) = (change.machine_ref.clone().map(MachineRef), point_of(change)) else {
-        return Ok(Undone::Absent);
-    };
+    let Some(reference) = change.machine_ref.clone().map(MachineRef) else { return Ok(Undone::Absent) };
+    let Some(point) = point_of(change) else { return undo_unheard(core, host, change, &reference, what).await };
     if is_committed(core, change, point, what).await? {
         return Ok(Undone::Kept);
     }
     match host.forget_marks(&reference, &change.marks).await {
+        Ok(()) => Ok(Undone::Removed),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Undone::Absent),
+        Err(error) => Err(errors::host(what, &error)),
+    }
+}
+
+/// The job died before it heard what the host keeps: there is no point, and whatever came is for nobody.
+async fn undo_unheard(
+    core: &Core,
+    host: &dyn Hypervisor,
+    change: &Change,
+    machine: &MachineRef,
+    what: &str,
+) -> Result<Undone, JobError> {
+    let database = |error: db::Error| errors::database(what, &error);
+    let (Some(before), Some(vm_id)) = (&change.marks_before, change.vm_id) else { return Ok(Undone::Absent) };
+    let others = core.db.open_changes(change.device_id).await.map_err(database)?;
+    // While the snapshot stands it may still come, and what a running job makes at this moment would be taken for it.
+    let hinders = |other: &Change| match other.kind {
+        ChangeKind::Snapshot => other.job_id == change.job_id,
+        ChangeKind::Marks => other.owner_alive,
+        ChangeKind::Import | ChangeKind::Power => false,
+    };
+    if others.iter().any(|other| other.vm_id == Some(vm_id) && hinders(other)) {
+        return Ok(Undone::MayAppear);
+    }
+    let ours = core.db.known_marks(vm_id).await.map_err(database)?;
+    match host.forget_unheard(machine, before, &ours).await {
         Ok(()) => Ok(Undone::Removed),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(Undone::Absent),
         Err(error) => Err(errors::host(what, &error)),

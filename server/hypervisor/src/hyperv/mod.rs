@@ -131,6 +131,14 @@ impl Hypervisor for HyperVHost {
         tracking::forget(self.wsman.as_ref(), machine, marks).await
     }
 
+    async fn kept_for_marks(&self, machine: &MachineRef) -> Result<Option<Vec<String>>> {
+        tracking::kept(self.wsman.as_ref(), machine).await.map(Some)
+    }
+
+    async fn forget_unheard(&self, machine: &MachineRef, before: &[String], ours: &[ChangeMark]) -> Result<()> {
+        tracking::forget_unheard(self.wsman.as_ref(), machine, before, ours).await
+    }
+
     async fn remove_snapshot(&self, machine: &MachineRef, snapshot: &SnapshotRef) -> Result<()> {
         snapshot::remove(self.wsman.as_ref(), machine, snapshot).await
     }

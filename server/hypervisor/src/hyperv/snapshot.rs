@@ -181,12 +181,12 @@ pub(super) async fn remove_when_free(
         let left = deadline.saturating_duration_since(Instant::now());
         let again = Instant::now() + wsman.timeouts().look_again();
         match run(wsman, &service(SNAPSHOT_SERVICE), "DestroySnapshot", arguments, left).await {
-            Ok(_) => break,
-            Err(error) if error.is_not_found() => break,
             Err(error) if error.is_passing() && again < free_by.min(deadline) => tokio::time::sleep_until(again).await,
             // Someone else may have removed it in between, and then the host refuses what names it.
-            Err(error) if is_listed(wsman, machine, snapshot).await.unwrap_or(true) => return Err(error),
-            Err(_) => break,
+            Err(error) if !error.is_not_found() && is_listed(wsman, machine, snapshot).await.unwrap_or(true) => {
+                return Err(error);
+            }
+            Ok(_) | Err(_) => break,
         }
     }
     wait_for_merge(wsman, machine, deadline).await

@@ -91,6 +91,37 @@ pub(super) async fn forget(wsman: &dyn Wsman, machine: &MachineRef, marks: &[Cha
     Ok(())
 }
 
+/// All reference points of the machine.
+pub(super) async fn kept(wsman: &dyn Wsman, machine: &MachineRef) -> Result<Vec<String>> {
+    let attempt = || format!("list the reference points of machine {}", machine.0);
+    let points = reference_points(wsman, machine).await.map_err(|error| error.during(wsman.host(), attempt()))?;
+    Ok(points.iter().map(|point| point.instance_id().to_owned()).collect())
+}
+
+/// Destroys the reference point that a conversion left whose answer nobody heard, if there is no doubt which one it is.
+pub(super) async fn forget_unheard(
+    wsman: &dyn Wsman,
+    machine: &MachineRef,
+    before: &[String],
+    ours: &[ChangeMark],
+) -> Result<()> {
+    let known: BTreeSet<&str> = ours.iter().filter_map(|mark| Some(split_token(&mark.token)?.1)).collect();
+    let mut fresh = kept(wsman, machine).await?;
+    fresh.retain(|point| !before.contains(point) && !known.contains(point.as_str()));
+    match fresh.as_slice() {
+        [] => Ok(()),
+        [point] => {
+            let attempt = format!("destroy reference point {point} of machine {}", machine.0);
+            destroy(wsman, machine, point).await.map_err(|error| error.during(wsman.host(), attempt))
+        }
+        several => {
+            let (host, machine, count) = (wsman.host(), &machine.0, several.len());
+            tracing::warn!(host, machine, count, "new reference points; ours cannot be told from another backup's");
+            Ok(())
+        }
+    }
+}
+
 pub(super) async fn destroy(wsman: &dyn Wsman, machine: &MachineRef, point: &str) -> Call<()> {
     if !is_there(wsman, machine, point).await? {
         return Ok(());
@@ -406,5 +437,31 @@ mod tests {
         let asked = script.asked();
         assert!(asked[1].body.contains("<w:Selector Name=\"InstanceID\">Microsoft:P</w:Selector>"));
         assert!(asked[1].body.contains("<w:Selector Name=\"VirtualSystemIdentifier\">VM</w:Selector>"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_heard_of_is_destroyed_only_without_a_doubt() {
+        let list = |points: &[&str]| {
+            let row = |point: &&str| {
+                format!(
+                    "<Msvm_VirtualSystemReferencePoint><InstanceID>Microsoft:{point}</InstanceID>\
+                     <VirtualSystemIdentifier>VM</VirtualSystemIdentifier></Msvm_VirtualSystemReferencePoint>"
+                )
+            };
+            format!("<E><Items>{}</Items><EndOfSequence/></E>", points.iter().map(row).collect::<String>())
+        };
+        let (machine, before) = (MachineRef("VM".into()), ["Microsoft:OLD".to_owned()]);
+        // P is ours by a mark, OLD was there before: only NEW is left to be it.
+        let all = list(&["OLD", "P", "NEW"]);
+        let done =
+            "<DestroyReferencePoint_OUTPUT><ReturnValue>0</ReturnValue></DestroyReferencePoint_OUTPUT>".to_owned();
+        let script = Script::new([Ok(all.clone()), Ok(all), Ok(done)]);
+        forget_unheard(&script, &machine, &before, &[mark()]).await.unwrap();
+        assert!(script.asked()[2].body.contains("Microsoft:NEW"));
+        for doubtful in [&["OLD", "P"][..], &["OLD", "NEW", "ANOTHER"]] {
+            let script = Script::new([Ok(list(doubtful))]);
+            forget_unheard(&script, &machine, &before, &[mark()]).await.unwrap();
+            assert_eq!(script.asked().len(), 1, "{doubtful:?}: nothing is destroyed");
+        }
     }
 }
