@@ -240,3 +240,43 @@ fn new_password() -> Result<String, String> {
     getrandom::fill(&mut bytes).map_err(|error| error.to_string())?;
     Ok(hex::encode(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_comes_back_on_its_ports_and_goes_with_its_device() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().join("simulated");
+        let hosts = SimulatedHosts::restart(folder.clone()).await;
+        let (esxi, hyperv) = (hosts.add(Platform::Esxi).await.unwrap(), hosts.add(Platform::HyperV).await.unwrap());
+        assert_ne!((esxi.port, &esxi.name), (hyperv.port, &hyperv.name));
+        assert!(esxi.hyperv == HyperVAccess::default() && hyperv.hyperv.share_port > 0);
+        hosts.stop().await;
+
+        let hosts = SimulatedHosts::restart(folder.clone()).await;
+        let ports = |running: &Running| (running.host.address().port(), running.host.share_port());
+        let back: Vec<_> = hosts.running.lock().await.iter().map(ports).collect();
+        assert_eq!(back, [(esxi.port, 0), (hyperv.port, hyperv.hyperv.share_port)]);
+        hosts.remove(hyperv.port).await.unwrap();
+        assert!(folder.join("1").exists() && !folder.join("2").exists(), "its disks are gone");
+        hosts.stop().await;
+    }
+
+    #[test]
+    fn a_missing_samba_is_said_in_words() {
+        let error = not_started(&SimulatorError::Program { program: "smbd", reason: "it is not installed".to_owned() });
+        assert_eq!(error.code, "demo.no_samba");
+        assert!(error.why.contains("smbd") && error.why.contains("not installed"), "{error}");
+        assert!(error.hint.contains("apt install samba"), "{error}");
+        assert_eq!(not_started(&SimulatorError::Config { reason: "no".to_owned() }).code, "demo.start");
+    }
+
+    #[test]
+    fn hosts_of_earlier_versions_are_esxi() {
+        let saved = r#"{"name":"simulated-esxi-1","port":9443,"account":"root","password":"x"}"#;
+        let saved: Saved = serde_json::from_str(saved).unwrap();
+        assert_eq!((saved.platform, saved.share_port), (Platform::Esxi, 0));
+    }
+}
