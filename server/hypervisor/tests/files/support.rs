@@ -7,7 +7,7 @@ use disk::container::vhdx::VhdxOptions;
 use domain::Extent;
 use futures_util::TryStreamExt as _;
 use hypervisor::hyperv::files::{FrozenDisk, ShareOptions, Shares};
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use uuid::Uuid;
@@ -55,6 +55,15 @@ pub fn make_image(folder: &Path, name: &str) {
     make_raw(&raw, 100 * MIB, &[(0, 40 << 20), (50 * MIB - 700, 40 << 20)]);
     let image = folder.join(name);
     must("qemu-img", &["convert", "-f", "raw", "-O", "vhdx", "-o", "block_size=1M", text(&raw), text(&image)]);
+    settle_times(&image);
+}
+
+/// Samba takes the oldest of a file's times for that of its creation, which on Windows never changes: the first read would
+/// move it from the file's making to its last write.
+fn settle_times(image: &Path) {
+    let file = File::options().write(true).open(image).expect("the image");
+    let modified = file.metadata().and_then(|found| found.modified()).expect("its time");
+    file.set_times(FileTimes::new().set_accessed(modified).set_modified(modified)).expect("its times");
 }
 
 pub async fn connect(options: ShareOptions) -> Shares {

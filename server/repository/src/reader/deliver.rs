@@ -179,7 +179,9 @@ fn blocks(run: &[Place]) -> Vec<Vec<Place>> {
         }
     }
     // Only the disk's last chunk is not of whole blocks: behind all others, and so all of them begin aligned.
-    blocks.iter_mut().for_each(|block| block.sort_unstable_by_key(|(_, piece)| piece.offset));
+    for block in &mut blocks {
+        block.sort_unstable_by_key(|(_, piece)| piece.offset);
+    }
     blocks
 }
 

@@ -210,6 +210,7 @@ impl Disk {
         let file = self.drive.file(path)?;
         self.chain.push(&file, self.names(top))?;
         self.hold_in_log()?;
+        settle_times(&self.file(top)?)?;
         let epoch = self.tracking.next_epoch()?;
         if let Some(link) = self.saved.links.get_mut(top) {
             link.frozen = Some(Moment { epoch, digest });
@@ -326,4 +327,12 @@ impl Disk {
     pub fn close(&mut self) -> io::Result<()> {
         self.chain.finish()
     }
+}
+
+/// Samba takes the oldest of a file's times for that of its creation, which on Windows never changes: the first read of a
+/// frozen file would move it from the file's making to its last write.
+fn settle_times(file: &Path) -> io::Result<()> {
+    let file = fs::File::options().write(true).open(file)?;
+    let modified = file.metadata()?.modified()?;
+    file.set_times(fs::FileTimes::new().set_accessed(modified).set_modified(modified))
 }
