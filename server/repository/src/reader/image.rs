@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use domain::Extent;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::format::{ChunkId, PAGE_BYTES};
 use crate::point::PointId;
+use crate::pool::driven;
 use crate::repository::Repository;
 
 /// Content decoded at a time; windows are sorted by place in the packs.
@@ -106,7 +107,7 @@ impl DiskImage {
     pub async fn data_extents(&self) -> Result<Vec<Extent>> {
         let all = Extent::new(0, self.size_bytes());
         let mut extents: Vec<Extent> = Vec::new();
-        let mut leaves = stream::iter(pages(all)).map(|page| self.map.pieces(page, all)).buffered(LEAVES_AHEAD);
+        let mut leaves = self.leaves(all);
         while let Some(pieces) = leaves.try_next().await? {
             for piece in pieces {
                 match extents.last_mut() {
@@ -121,15 +122,28 @@ impl DiskImage {
     /// Gives all data to `sink`, in any order, zeros left out, every byte checked; returns how many bytes there were. The
     /// fastest where order does not matter.
     pub async fn copy_to(&self, sink: Arc<dyn DiskSink>) -> Result<u64> {
-        let delivery = Delivery::new(Arc::clone(&self.map), sink);
-        let (map, delivery, all) = (&self.map, &delivery, Extent::new(0, self.size_bytes()));
-        let runs = stream::iter(pages(all))
-            .map(|page| async move { delivery.runs(map.pieces(page, all).await?).await })
+        let delivery = Arc::new(Delivery::new(Arc::clone(&self.map), sink));
+        let runs = self
+            .leaves(Extent::new(0, self.size_bytes()))
+            .map(|pieces| {
+                let delivery = Arc::clone(&delivery);
+                driven(async move { delivery.runs(pieces?).await })
+            })
             .buffered(LEAVES_AHEAD)
             .map_ok(|runs| stream::iter(runs).map(Ok::<_, Error>))
             .try_flatten();
-        let delivered = runs.map(|run| async move { delivery.deliver(run?).await }).buffer_unordered(RUNS_AHEAD);
+        let delivered = runs.map(|run| async { delivery.deliver(run?).await }).buffer_unordered(RUNS_AHEAD);
         delivered.try_fold(0, async |total, bytes| Ok(total + bytes)).await
+    }
+
+    /// What the pages that touch `range` hold of it, in their order.
+    fn leaves(&self, range: Extent) -> impl Stream<Item = Result<Vec<Piece>>> + Send + Unpin + use<> {
+        let map = Arc::clone(&self.map);
+        let leaf = move |page| {
+            let map = Arc::clone(&map);
+            driven(async move { map.pieces(page, range).await })
+        };
+        stream::iter(pages(range)).map(leaf).buffered(LEAVES_AHEAD).boxed()
     }
 
     /// The data in `range`: pieces in ascending order of their offset, zeros left out, every byte checked. Decodes ahead
@@ -138,18 +152,13 @@ impl DiskImage {
         if let Err(error) = self.check(range) {
             return stream::once(async { Err(error) }).boxed();
         }
-        let (map, fetch_map) = (Arc::clone(&self.map), Arc::clone(&self.map));
-        stream::iter(pages(range))
-            .map(move |page| {
-                let map = Arc::clone(&map);
-                async move { map.pieces(page, range).await }
-            })
-            .buffered(LEAVES_AHEAD)
+        let map = Arc::clone(&self.map);
+        self.leaves(range)
             .map_ok(|pieces| stream::iter(windows(pieces)).map(Ok::<_, Error>))
             .try_flatten()
             .map(move |window| {
-                let map = Arc::clone(&fetch_map);
-                async move { read_window(&map, window?, range).await }
+                let map = Arc::clone(&map);
+                driven(async move { read_window(&map, window?, range).await })
             })
             .buffered(WINDOWS_AHEAD)
             .map_ok(|pieces| stream::iter(pieces).map(Ok::<_, Error>))

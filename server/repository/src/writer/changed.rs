@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::map::{LeafEntry, page_bytes};
 use crate::format::{BLOCK_BYTES, ChunkId, PAGE_BYTES};
 use crate::point::PointId;
+use crate::pool::driven;
 use crate::reader::DiskMap;
 use crate::source::DiskInput;
 
@@ -43,10 +44,11 @@ pub async fn backup(
     }
     let areas = coalesce(areas, BLOCK_BYTES as u64, 0, size);
     counts.plan(total_bytes(&areas));
-    let map = &map;
+    let map = Arc::new(map);
     let mut pages = stream::iter(by_page(&areas))
-        .map(|(page, changes)| async move {
-            let old = map.leaf(page).await?;
+        .map(|(page, changes)| (page, changes, Arc::clone(&map)))
+        .map(|(page, changes, map)| async move {
+            let old = driven(async move { map.leaf(page).await }).await?;
             let zeros = || vec![LeafEntry { length: page_bytes(size, page) as u32, id: ChunkId::ZERO }];
             Ok::<_, Error>((page, old.unwrap_or_else(zeros), changes))
         })
@@ -63,7 +65,7 @@ pub async fn backup(
         leaves.add(page, draft)?;
     }
     let changed = leaves.finish().await?;
-    tree::store(stage, counts, size, Some(map), changed).await
+    tree::store(stage, counts, size, Some(&map), changed).await
 }
 
 /// Splits areas by page, made relative to their page.
