@@ -315,12 +315,7 @@ async fn a_repository_is_adopted_with_its_passphrase_only() {
 async fn a_flipped_byte_stops_the_restore_and_removes_the_half_made_machine() {
     let case = Case::new().await;
     case.run(JobState::Succeeded).await;
-    let packs = walk(&case.rig.repository_path().join("packs"));
-    let largest = packs.into_iter().max_by_key(|path| path.metadata().expect("a file").len()).expect("a pack");
-    let mut bytes = std::fs::read(&largest).expect("a pack");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&largest, bytes).expect("written");
+    case.rig.flip_a_byte();
     let job = case.rig.restore(&case.order("web-01-restored").await, JobState::Failed).await;
     let error = job.error.expect("an error");
     assert_eq!(error.code, "repository.damaged", "{error}");
@@ -334,15 +329,6 @@ async fn a_flipped_byte_stops_the_restore_and_removes_the_half_made_machine() {
     });
     assert_eq!(job.await.error.expect("damage").code, "verify.damage");
     assert!(case.rig.points(case.vm).await[0].verify_error.is_some());
-}
-
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
-    }
-    files
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,17 +371,7 @@ async fn cancel_takes_effect_in_mid_copy_and_removes_the_snapshot() {
 async fn a_worker_whose_lease_is_taken_stops_and_harms_nothing() {
     let case = Case::new().await;
     let run = case.run_into(Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER))).await;
-    let fence = case.rig.db.jobs_of_run(run).await.expect("jobs")[0].fence;
-    // As when the worker was silent for a minute: the reaper gives the job to the next one while it still copies. A
-    // heartbeat in between would save the lease, so it is taken until it is gone.
-    case.rig
-        .wait("the lease to be taken", async || {
-            case.rig.db.expire_leases("one/").await.expect("expired");
-            case.rig.db.reap(|_| Duration::ZERO).await.expect("reaped");
-            let job = case.rig.db.jobs_of_run(run).await.expect("jobs").remove(0);
-            (job.state == JobState::Queued || job.fence != fence).then_some(())
-        })
-        .await;
+    case.rig.take_lease(run).await;
     let jobs = case.rig.finished(run).await;
     assert_eq!((jobs[0].state, jobs[0].attempt), (JobState::Succeeded, 2), "{}", case.rig.log(&jobs[0]).await);
     case.newest_is_right(&jobs[0]).await;

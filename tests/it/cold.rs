@@ -213,15 +213,7 @@ async fn another_worker_takes_over_a_machine_that_is_off() {
     let id = case.host.faults().add(Rule::once(On::path("-flat.vmdk"), Action::Stall(FOR_EVER)));
     let run = case.rig.start_run(task).await;
     case.rig.wait("the copy", async || (case.host.faults().hits(id) > 0).then_some(())).await;
-    let fence = case.rig.db.jobs_of_run(run).await.expect("jobs")[0].fence;
-    case.rig
-        .wait("the lease to be taken", async || {
-            case.rig.db.expire_leases("one/").await.expect("expired");
-            case.rig.db.reap(|_| Duration::ZERO).await.expect("reaped");
-            let job = case.rig.db.jobs_of_run(run).await.expect("jobs").remove(0);
-            (job.state == JobState::Queued || job.fence != fence).then_some(())
-        })
-        .await;
+    case.rig.take_lease(run).await;
     let job = case.rig.finished(run).await.remove(0);
     assert_eq!((job.state, job.attempt), (JobState::Succeeded, 2), "{}", case.rig.log(&job).await);
     case.is_right(&job).await;

@@ -1,5 +1,5 @@
 //! The index at scale, without data: packs of chunks that do not exist go through the index the way loading their segments
-//! does, and memory, files, start-up and look-ups are measured and extrapolated to 760 million chunks (100 TB).
+//! does, and memory, files, start-up and look-ups are measured and extrapolated to 760 million chunks (100 TB at 128 KiB each).
 //!
 //! ```text
 //! index_scale FOLDER [MILLIONS...]      needs 45 bytes of disk a chunk in FOLDER; removes what it wrote

@@ -5,6 +5,7 @@
 //! Must never: update an object in place, delete one that a committed point needs, or trust a byte it has not checked.
 //! Next: `format` (bytes), `repository` (open), `writer` (back up), `reader` (restore), `verify`, `backend` (storage).
 
+mod ahead;
 pub mod backend;
 mod cache;
 mod catalogue;

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::format::codec::Workspace;
@@ -79,13 +78,6 @@ impl Pool {
     ) -> Result<T> {
         settle(self.submit(job)).await
     }
-}
-
-/// Work that gets on by itself from the first look at it on, and ends when nobody wants its outcome any more. A stream of futures
-/// is not looked at while what comes of it is worked on: what reads the index would keep its lock meanwhile, and whoever works
-/// may wait for that.
-pub async fn driven<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    AbortOnDropHandle::new(tokio::spawn(work)).await.unwrap_or(Err(Error::Internal("a task that reads ahead")))
 }
 
 /// Waits for a job.

@@ -40,7 +40,7 @@ pub struct InitOptions {
 
 impl InitOptions {
     /// The usual: 64 KiB chunks, 32 MiB packs. Chunks of 128 KiB take half the memory for the index and a fifth more space
-    /// for each increment: the better choice beyond some 50 TB.
+    /// for each increment: the better choice beyond some 40 TB.
     pub fn new(created_at: Timestamp) -> Self {
         let passphrase_cost = Argon2Cost::default();
         Self { chunk_average_bytes: 64 * 1024, pack_bytes: 32 << 20, passphrase_cost, created_at }

@@ -1,26 +1,17 @@
 //! What goes wrong on the side of the repository, and at a restore.
 
 use super::{Case, MIB, job_fails, web};
-use crate::rig::FaultyFolder;
+use crate::rig::{FaultyFolder, files_below};
 use domain::job::{JobKind, JobState};
 use engine::RestoreOrder;
 use simulators::hyperv::{Action, On, Rule};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
-    }
-    files
-}
-
 /// Files of the host whose path names the machine.
 fn files_of(case: &Case, machine: &str) -> Vec<PathBuf> {
-    let all = walk(&case.rig.folder.path().join("hosts/HV-1"));
+    let all = files_below(&case.rig.folder.path().join("hosts/HV-1"));
     all.into_iter().filter(|path| path.to_string_lossy().contains(machine)).collect()
 }
 
@@ -65,12 +56,7 @@ async fn a_point_that_is_not_committed_leaves_no_reference_point() {
 async fn a_flipped_byte_stops_the_restore_and_removes_the_half_made_machine() {
     let case = Case::new().await;
     case.run(JobState::Succeeded).await;
-    let packs = walk(&case.rig.repository_path().join("packs"));
-    let largest = packs.into_iter().max_by_key(|path| path.metadata().expect("a file").len()).expect("a pack");
-    let mut bytes = std::fs::read(&largest).expect("a pack");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&largest, bytes).expect("written");
+    case.rig.flip_a_byte();
     let job = case.rig.restore(&case.order("copy-of-web").await, JobState::Failed).await;
     let error = job.error.expect("an error");
     assert_eq!(error.code, "repository.damaged", "{error}");

@@ -267,6 +267,29 @@ impl Rig {
         job
     }
 
+    /// As when the worker was silent for a minute: the reaper gives the run's only job to the next one while it still works.
+    /// A heartbeat in between would save the lease, so it is taken until it is gone.
+    pub async fn take_lease(&self, run_id: RunId) {
+        let fence = self.db.jobs_of_run(run_id).await.expect("jobs")[0].fence;
+        self.wait("the lease to be taken", async || {
+            self.db.expire_leases("one/").await.expect("expired");
+            self.db.reap(|_| Duration::ZERO).await.expect("reaped");
+            let job = self.db.jobs_of_run(run_id).await.expect("jobs").remove(0);
+            (job.state == JobState::Queued || job.fence != fence).then_some(())
+        })
+        .await;
+    }
+
+    /// One bit decays in the middle of the repository's largest pack.
+    pub fn flip_a_byte(&self) {
+        let packs = files_below(&self.repository_path().join("packs"));
+        let largest = packs.into_iter().max_by_key(|path| path.metadata().expect("a file").len()).expect("a pack");
+        let mut bytes = std::fs::read(&largest).expect("a pack");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&largest, bytes).expect("written");
+    }
+
     /// Newest first.
     pub async fn points(&self, vm_id: VmId) -> Vec<Point> {
         self.db.points_of_machine(vm_id).await.expect("points")
@@ -303,6 +326,16 @@ impl Rig {
         });
         found.await.ok()
     }
+}
+
+/// All files in a folder and those in it.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
 }
 
 fn engine(

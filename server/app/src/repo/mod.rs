@@ -36,7 +36,7 @@ enum Action {
         #[command(flatten)]
         place: Place,
         /// Average chunk in KiB: 64, 128, 256, 512 or 1024. Smaller finds more duplicates, larger needs less memory: 128
-        /// beyond some 50 TB
+        /// beyond some 40 TB
         #[arg(long, default_value_t = 64)]
         chunk_kib: u32,
     },

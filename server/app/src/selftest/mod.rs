@@ -74,13 +74,11 @@ async fn run_on(platform: Platform, work: &Path, options: &Options) -> Result<bo
     if let Err(failure) = &outcome {
         report.failed(failure);
     }
-    if options.keep {
-        let disks = stage.hosts.restored_disks(work);
-        for (disk, path) in disks.map_err(|error| Failure::new("The restored disks cannot be read", &error))? {
-            println!("restored disk {disk}: {}", path.display());
-        }
-    }
+    let kept = if options.keep { stage.hosts.restored_disks(work) } else { Ok(Vec::new()) };
     stage.take_down().await;
+    for (disk, path) in kept.map_err(|error| Failure::new("The restored disks cannot be read", &error))? {
+        println!("restored disk {disk}: {}", path.display());
+    }
     Ok(report.finish())
 }
 

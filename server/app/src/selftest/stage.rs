@@ -30,7 +30,7 @@ fn failed<E: std::error::Error + 'static>(what: &'static str) -> impl FnOnce(E) 
 }
 
 impl Stage {
-    /// Sets it all up below `work`. The hosts keep a copy of every disk as it was at each snapshot: the oracle.
+    /// Sets it all up below `work`. The hosts keep what every disk held at each snapshot: the oracle.
     pub async fn set_up(platform: Platform, work: &Path, guest: Option<&Path>) -> Result<Self, Failure> {
         let data_dir = work.join("data");
         std::fs::create_dir_all(&data_dir).map_err(failed("No data folder could be made"))?;

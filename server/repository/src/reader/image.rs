@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use super::deliver::{Delivery, DiskSink};
 use super::map::{DiskMap, Piece};
+use crate::ahead::driven;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::format::{ChunkId, PAGE_BYTES};
 use crate::point::PointId;
-use crate::pool::driven;
 use crate::repository::Repository;
 
 /// Content decoded at a time; windows are sorted by place in the packs.

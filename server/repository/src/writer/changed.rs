@@ -11,11 +11,11 @@ use std::sync::Arc;
 use super::pages::{Draft, ExtentReader, Leaves, PageCutter};
 use super::stage::{Counts, Stage};
 use super::tree;
+use crate::ahead::driven;
 use crate::error::{Error, Result};
 use crate::format::map::{LeafEntry, page_bytes};
 use crate::format::{BLOCK_BYTES, ChunkId, PAGE_BYTES};
 use crate::point::PointId;
-use crate::pool::driven;
 use crate::reader::DiskMap;
 use crate::source::DiskInput;
 

@@ -1,5 +1,6 @@
 //! The repository from outside: what is backed up is what is read, whatever happens in between.
 
+mod ahead;
 mod catalogue;
 mod collect;
 mod crash;

@@ -114,7 +114,7 @@ impl Place {
 
     /// Whether there is a certificate to compare.
     pub fn has_certificate(&self) -> bool {
-        !self.is_hyperv() || self.transport != Transport::SealedHttp
+        HyperVAccess { transport: self.transport, ..HyperVAccess::default() }.has_certificate(self.platform)
     }
 
     /// Of this platform.
