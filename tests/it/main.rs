@@ -18,4 +18,5 @@ mod retention;
 mod rig;
 mod selftest;
 mod start;
+mod tracking;
 mod vcsim;

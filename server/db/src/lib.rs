@@ -31,6 +31,7 @@ mod settings;
 mod tasks;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tracking;
 pub mod views;
 
 #[cfg(test)]
@@ -60,3 +61,4 @@ pub use scheduler::DueTask;
 pub use sealed::CredentialKey;
 pub use sessions::{LoginFailures, NewSession, Session};
 pub use tasks::{Method, Task, TaskInput};
+pub use tracking::{NewTrackingAlarm, TrackingAlarm};

@@ -1,6 +1,6 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, modes, findings, schedules, retention, job states and errors, permissions, the clock trait.
+//! Owns: extents, machine descriptions, modes, findings, schedules, retention, samples, job states and errors, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
 pub mod clock;
@@ -12,6 +12,7 @@ pub mod mode;
 pub mod permission;
 pub mod point;
 pub mod retention;
+pub mod sampling;
 pub mod schedule;
 
 pub use clock::{Clock, SystemClock};

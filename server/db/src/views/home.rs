@@ -54,6 +54,8 @@ pub struct Trouble {
 pub enum TroubleKind {
     /// A machine whose newest backup failed, with the run.
     Machine(VmId, Option<RunId>),
+    /// Change tracking of a machine said nothing of a change.
+    Tracking(VmId),
     /// A device.
     Device(DeviceId),
     /// A repository.
@@ -70,6 +72,7 @@ const SPACE_LOW_PERCENT: u64 = 5;
 /// What needs attention, worst first.
 pub async fn troubles(db: &Database) -> Result<Vec<Trouble>> {
     let mut all = machine_troubles(db).await?;
+    all.extend(tracking_troubles(db).await?);
     all.extend(device_troubles(db).await?);
     all.extend(repository_troubles(db).await?);
     all.extend(unprotected(db).await?);
@@ -116,6 +119,28 @@ async fn machine_troubles(db: &Database) -> Result<Vec<Trouble>> {
             detail: row.error.map(|error| format!("{} {}", error.what, error.why)).unwrap_or_default(),
         })
         .collect())
+}
+
+/// The newest alarm of each machine that nobody has seen yet.
+async fn tracking_troubles(db: &Database) -> Result<Vec<Trouble>> {
+    let rows: Vec<(VmId, String, String, String, i64)> = sqlx::query_as(
+        "select distinct on (v.vm_id) v.vm_id, v.name, d.name, a.disk_label, a.offset_bytes
+         from tracking_alarm a join virtual_machine v using (vm_id) join device d using (device_id)
+         where a.seen_at is null order by v.vm_id, a.alarm_id desc limit $1",
+    )
+    .bind(TROUBLES_MAX)
+    .fetch_all(&db.pool)
+    .await?;
+    let trouble = |(vm_id, name, device, disk, offset)| Trouble {
+        is_error: true,
+        kind: TroubleKind::Tracking(vm_id),
+        title: format!("{name}: change tracking missed a change"),
+        detail: format!(
+            "{device} said nothing of a change at byte {offset} of {disk}. Earlier increments may lack changes too."
+        ),
+        name,
+    };
+    Ok(rows.into_iter().map(trouble).collect())
 }
 
 async fn device_troubles(db: &Database) -> Result<Vec<Trouble>> {

@@ -1,4 +1,4 @@
-//! The backup of one machine: prepare → shut down → snapshot → plan → copy → commit → remove snapshot → switch on → retain.
+//! The backup of one machine: prepare → shut down → snapshot → plan → check tracking → copy → commit → remove snapshot → switch on → retain.
 //!
 //! Owns: the order, and that the snapshot goes and the machine runs again whatever happened in between.
 //! Must never: show a point before its manifest is in the repository, or leave a change on the host that the journal
@@ -12,6 +12,7 @@ mod plan;
 mod power;
 mod prepare;
 mod retain;
+mod sample;
 mod snapshot;
 
 pub use retain::remove_expiring;
@@ -77,7 +78,8 @@ async fn make_point(
         power.wake_early(ctx, source).await?;
     }
     ctx.phase("Finding out what to read").await;
-    let disks = ctx.unless_stopped(plan::plan_disks(ctx, source, held)).await?;
+    let mut disks = ctx.unless_stopped(plan::plan_disks(ctx, source, held)).await?;
+    sample::check(ctx, source, &mut disks).await?;
     ctx.phase("Copying").await;
     let copied = copy::copy(ctx, source, &disks).await?;
     ctx.phase("Committing the restore point").await;

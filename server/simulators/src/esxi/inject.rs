@@ -55,6 +55,8 @@ pub enum Action {
     LostTracking,
     /// `QueryChangedDiskAreas` answers nonsense.
     CorruptAreas(Corruption),
+    /// `QueryChangedDiskAreas` knows of no change since the change id, whatever was written: change tracking has a defect.
+    LoseAreas,
     /// `ReconfigVM_Task` claims success without switching tracking on.
     IgnoreChangeTracking,
     /// The lease goes to `error` instead of `ready` (`ExportSnapshot`, `ExportVm`, `ImportVApp`).

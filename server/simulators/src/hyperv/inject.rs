@@ -60,6 +60,8 @@ pub enum Action {
     OverlappingAreas,
     /// `GetVirtualDiskChanges` lists an area behind what it looked at.
     AreaPastAnswer,
+    /// `GetVirtualDiskChanges` knows of no change, whatever was written: change tracking has a defect.
+    LoseAreas,
     /// `ConvertToReferencePoint`: the tracking ids of the point belong to other disks.
     ForeignTracking,
     /// `ConvertToReferencePoint`: the machine's disks have each other's tracking ids.

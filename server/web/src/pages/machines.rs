@@ -15,7 +15,7 @@ use db::views::{
     self, DeviceLine, MachineFilter, MachineLine, MachinePage, PointLine, Protection, ProtectionCounts, RunLine, Slice,
     TaskLine,
 };
-use db::{DeviceId, RunId, Start, TaskId, VmId};
+use db::{DeviceId, RunId, Start, TaskId, TrackingAlarm, VmId};
 use domain::job::JobError;
 
 /// Newest points and runs on a machine's page.
@@ -54,6 +54,7 @@ struct One {
     points: Vec<PointLine>,
     history: Vec<(RunLine, Option<JobError>)>,
     note: Option<String>,
+    alarms: Vec<TrackingAlarm>,
 }
 
 fn protection_tone(protection: impl Of<Protection>) -> Tone {
@@ -258,6 +259,15 @@ pub async fn one(State(app): State<App>, session: Session, Path(vm): Path<VmId>)
     };
     points.truncate(HISTORY as usize);
     let history = views::runs_of_machine(app.db(), vm, HISTORY).await?;
+    let alarms = app.db().tracking_alarms(vm).await?;
     let shell = Shell::new(&app, &session, Section::Machines, machine.name.clone()).await?;
-    page(&One { shell, machine, points, history, note: None })
+    page(&One { shell, machine, points, history, note: None, alarms })
+}
+
+/// `POST /machines/{vm}/alarms`: the operator has seen what change tracking missed.
+pub async fn see_alarms(State(app): State<App>, session: Session, Path(vm): Path<VmId>) -> Result {
+    let machine = views::machine_page(app.db(), vm).await?.ok_or(Failure::NotFound)?;
+    let seen = app.db().see_tracking_alarms(vm, &session.name).await?;
+    record(&app, &session, "machine.alarms_seen", &machine.name, &format::count(seen, "alarm", "alarms")).await?;
+    go(format!("/machines/{vm}"))
 }

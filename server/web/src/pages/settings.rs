@@ -1,9 +1,10 @@
 //! Facts and limits of the server, and who changed what.
 
-use super::page;
+use super::devices::record;
+use super::{form_again, go, page};
 use crate::auth::{SESSION_ABSOLUTE, SESSION_IDLE, Session};
 use crate::failure::Result;
-use crate::form::Fields;
+use crate::form::{Fields, Problems};
 use crate::format;
 use crate::shell::{Section, Shell};
 use crate::state::App;
@@ -12,6 +13,7 @@ use askama::Template;
 use axum::extract::State;
 use db::{Account, AuditEntry};
 use domain::permission::Permission;
+use domain::sampling::Sampling;
 
 /// Entries on one page.
 const AUDIT_ENTRIES: u32 = 50;
@@ -23,6 +25,9 @@ struct Server {
     facts: Vec<(String, String)>,
     accounts: Vec<Account>,
     fingerprint: Option<String>,
+    /// Of what tracking calls unchanged, so many of a thousand cells are read.
+    sample: String,
+    problems: Problems,
 }
 
 #[derive(Template)]
@@ -35,12 +40,29 @@ struct AuditLog {
 
 /// `GET /settings`
 pub async fn settings(State(app): State<App>, session: Session) -> Result {
+    let sampling: Sampling = app.db().setting(Sampling::SETTING).await?.unwrap_or_default();
+    page(&server(&app, &session, sampling.per_mille.to_string(), Problems::default()).await?)
+}
+
+/// `POST /settings/tracking`: how much of what change tracking calls unchanged is read.
+pub async fn set_sample(State(app): State<App>, session: Session, fields: Fields) -> Result {
+    let Some(per_mille) = fields.number::<u32>("per_mille").filter(|it| *it <= Sampling::PER_MILLE_MAX) else {
+        let mut problems = Problems::default();
+        problems.add("per_mille", format!("A number from 0 to {}.", Sampling::PER_MILLE_MAX));
+        return form_again(&server(&app, &session, fields.get("per_mille").to_owned(), problems).await?);
+    };
+    app.db().set_setting(Sampling::SETTING, &Sampling { per_mille }).await?;
+    record(&app, &session, "settings.tracking", "change tracking check", &format!("{per_mille} in a thousand")).await?;
+    go("/settings")
+}
+
+async fn server(app: &App, session: &Session, sample: String, problems: Problems) -> Result<Server> {
     let may_see = session.role.allows(Permission::ManageServer);
     let accounts = if may_see { app.db().accounts().await? } else { Vec::new() };
     let facts = if may_see { app.given.facts.clone() } else { Vec::new() };
     let fingerprint = app.given.certificate_sha256.map(ui::fingerprint);
-    let shell = Shell::new(&app, &session, Section::Settings, "Settings").await?;
-    page(&Server { shell, facts, accounts, fingerprint })
+    let shell = Shell::new(app, session, Section::Settings, "Settings").await?;
+    Ok(Server { shell, facts, accounts, fingerprint, sample, problems })
 }
 
 impl Server {

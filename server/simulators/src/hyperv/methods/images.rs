@@ -68,6 +68,7 @@ pub(super) fn changes(call: &Call<'_>) -> Result<Output, Refusal> {
     }
     match call.injected {
         Some(Action::OverlappingAreas) => ranges.extend(ranges.first().copied()),
+        Some(Action::LoseAreas) => ranges.clear(),
         Some(Action::AreaPastAnswer) => ranges.push((offset + processed, 4096)),
         _ => {}
     }
