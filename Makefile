@@ -13,7 +13,7 @@ SEED ?=
 # The binary that tests start: built with the tests, in their profile, so that nothing is compiled twice.
 TEST_BIN := $(TARGET)/debug/stillframe
 
-.PHONY: help run test bench simulate fuzz fmt lint tests browser guest vcsim doc-tests
+.PHONY: help run test bench simulate load fuzz fmt lint tests browser guest vcsim doc-tests
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -72,6 +72,9 @@ bench: ## measure the repository beside restic and borg, then a backup through t
 	@$(STAGE) 'Side by side' scripts/bench/bench.py $(TARGET)/bench/images $(TARGET)/bench/work \
 		--stillframe $(TARGET)/release/stillframe --floor $(TARGET)/release/examples/floor \
 		--restic .tools/bench/restic --borg .tools/bench/venv/bin/borg
+
+load: ## measure scheduling, leasing and pages while 10 000 machines are backed up (release)
+	@$(STAGE) 'Ten thousand machines' $(CARGO) test --quiet --release --locked -p it --test it -- --ignored --nocapture ten_thousand_machines
 
 fmt: ## format the sources
 	@$(CARGO) fmt --all

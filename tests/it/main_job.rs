@@ -1,6 +1,6 @@
 //! The main job, end to end: inventory → task → full → incrementals while the guests write → restore → retention.
 
-use crate::rig::{Rig, Simulated, TaskSpec, frozen, machine, same_bytes};
+use crate::rig::{Rig, SAMPLE_BYTES, Simulated, TaskSpec, frozen, machine, same_bytes};
 use domain::job::JobState;
 use domain::point::PointKind;
 use engine::RestoreOrder;
@@ -34,7 +34,8 @@ async fn two_machines_are_backed_up_restored_and_cleaned_up_after() {
             assert!(point.simulated);
         }
         // The host's own record, not only our word for it: 88 MiB of disks, a few of them changed.
-        assert!(run == 0 || source.folder_bytes(before) < 24 * MIB, "{} read", source.folder_bytes(before));
+        let read_at_most = 24 * MIB + 3 * SAMPLE_BYTES;
+        assert!(run == 0 || source.folder_bytes(before) < read_at_most, "{} read", source.folder_bytes(before));
         source.guest_burst("web-01", MIB).expect("writes");
         source.guest_burst("db-01", MIB).expect("writes");
     }

@@ -8,8 +8,9 @@ use domain::job::JobState;
 use domain::point::{ChangeMark, PointKind};
 use engine::{ConnectTarget, Connector, RealLocations};
 use hypervisor::{
-    DevicePreflight, DiskReader, ErrorKind, HostError, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
-    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    DatastoreInfo, DevicePreflight, DiskReader, ErrorKind, HostError, Hypervisor, Inventory, MachineInfo, MachineRef,
+    OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest,
+    TrackingState,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -93,6 +94,10 @@ impl Hypervisor for Keeping {
 
     async fn inventory(&self) -> Result<Inventory> {
         self.host.inventory().await
+    }
+
+    async fn datastores(&self) -> Result<Vec<DatastoreInfo>> {
+        self.host.datastores().await
     }
 
     async fn machine(&self, machine: &MachineRef) -> Result<MachineInfo> {

@@ -3,6 +3,7 @@
 //! A machine is recognised by its instance UUID; its reference and name may change. One that is no longer there is
 //! marked missing, and kept while tasks or restore points refer to it.
 
+use crate::choice::{Joined, settle_members};
 use crate::column::{MaybeTime, Time, Word, size};
 use crate::database::Database;
 use crate::error::{Error, Result};
@@ -105,6 +106,8 @@ pub struct InventoryChanges {
     pub returned: Vec<String>,
     /// Missing machines nothing refers to; their rows are gone.
     pub forgotten: Vec<String>,
+    /// Machines that rules took into tasks, or let go.
+    pub joined: Vec<Joined>,
 }
 
 /// A machine as it was seen last.
@@ -229,7 +232,8 @@ impl Database {
         if exists.is_none() {
             return Err(Error::not_found("device", device_id));
         }
-        let changes = apply_machines(&mut transaction, device_id, &input.machines).await?;
+        let mut changes = apply_machines(&mut transaction, device_id, &input.machines).await?;
+        changes.joined = settle_members(&mut transaction, Some(device_id), None).await?;
         apply_datastores(&mut transaction, device_id, &input.datastores).await?;
         apply_networks(&mut transaction, device_id, &input.networks).await?;
         notify(&mut transaction, Event::DeviceChanged(device_id)).await?;

@@ -10,6 +10,7 @@
 
 mod accounts;
 mod audit;
+mod choice;
 mod column;
 mod database;
 mod devices;
@@ -20,6 +21,7 @@ mod ids;
 mod inventory;
 mod jobs;
 mod journal;
+mod limits;
 mod points;
 pub mod private_postgres;
 mod repositories;
@@ -39,6 +41,7 @@ mod tests;
 
 pub use accounts::{Account, Theme};
 pub use audit::{Audit, AuditEntry};
+pub use choice::Joined;
 pub use database::{Address, Database};
 pub use devices::{Device, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Platform, Preflight, Transport};
 pub use drafts::{Draft, DraftKind};
@@ -54,6 +57,7 @@ pub use jobs::{
     Reaped, back_off,
 };
 pub use journal::{Change, ChangeKind, ChangeState, NewChange};
+pub use limits::DeviceLimits;
 pub use points::{NewPoint, Point};
 pub use repositories::{NewRepository, Repository};
 pub use runs::{NewRestore, Run, RunKind, Start};

@@ -279,6 +279,7 @@ pub(crate) async fn start_run(
     if let Some(run_id) = active_run(transaction, task_id).await? {
         return Ok(Start::AlreadyRunning(run_id));
     }
+    crate::choice::settle_members(transaction, None, Some(task_id)).await?;
     let only: Option<Vec<i64>> = only.map(|machines| machines.iter().map(|machine| machine.0).collect());
     let machines: Vec<TaskMachine> = sqlx::query_as(
         "select vm_id, device_id, name from backup_task_machine join virtual_machine using (vm_id)
@@ -291,10 +292,10 @@ pub(crate) async fn start_run(
     if machines.is_empty() {
         return Ok(Start::NoMachines);
     }
-    let (run_id, repository_id): (RunId, RepositoryId) = sqlx::query_as(
+    let (run_id, repository_id, priority): (RunId, RepositoryId, i32) = sqlx::query_as(
         "with made as (insert into run (kind, task_id, title, started_by, due_at)
              select 'backup', task_id, name, $2, $3 from backup_task where task_id = $1 returning run_id, task_id)
-         select run_id, repository_id from made join backup_task using (task_id)",
+         select run_id, repository_id, priority from made join backup_task using (task_id)",
     )
     .bind(task_id)
     .bind(started_by)
@@ -308,6 +309,7 @@ pub(crate) async fn start_run(
             device_id: Some(machine.device_id),
             repository_id: Some(repository_id),
             payload: json!({ "task_id": task_id }),
+            priority,
             ..NewJob::new(JobKind::Backup, &machine.name, format!("vm:{}", machine.vm_id))
         };
         insert_job(transaction, &job).await?;

@@ -1,9 +1,11 @@
 //! Backup tasks: what is backed up where, how and when.
 
+use crate::choice::settle_members;
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::{RepositoryId, TaskId, VmId};
+use domain::choice::{Choice, ExcludedDisk};
 use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
@@ -46,6 +48,14 @@ pub struct Task {
     /// What happens to one that does not.
     #[sqlx(try_from = "Word")]
     pub if_still_on: IfStillOn,
+    /// Its machines come before those of tasks with a lower one: −1 low, 0 normal, 1 high.
+    pub priority: i32,
+    /// Machines that join by rule.
+    #[sqlx(json)]
+    pub choice: Choice,
+    /// Disks that are left out.
+    #[sqlx(json)]
+    pub excluded_disks: Vec<ExcludedDisk>,
     /// Not started by its schedule.
     pub paused: bool,
     /// Due next, if not paused.
@@ -115,8 +125,14 @@ pub struct TaskInput {
     pub mode: Mode,
     /// How they are shut down, if they are.
     pub shutdown: Shutdown,
-    /// Which machines, over all devices.
+    /// Which machines were picked, over all devices.
     pub machines: Vec<VmId>,
+    /// See [`Task::priority`].
+    pub priority: i32,
+    /// Which join by rule.
+    pub choice: Choice,
+    /// Disks that are left out.
+    pub excluded_disks: Vec<ExcludedDisk>,
 }
 
 impl Database {
@@ -126,8 +142,8 @@ impl Database {
         let next_due_at = next_due(&mut transaction, &input.schedule).await?;
         let task_id: TaskId = sqlx::query_scalar(
             "insert into backup_task (name, repository_id, schedule, retention, method, full_every, quiesce, next_due_at,
-                 mode, shutdown_minutes, if_still_on)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning task_id",
+                 mode, shutdown_minutes, if_still_on, choice, excluded_disks, priority)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) returning task_id",
         )
         .bind(&input.name)
         .bind(input.repository_id)
@@ -140,9 +156,13 @@ impl Database {
         .bind(input.mode.as_str())
         .bind(i32::try_from(input.shutdown.limit_minutes).unwrap_or(i32::MAX))
         .bind(input.shutdown.if_still_on.as_str())
+        .bind(Json(&input.choice))
+        .bind(Json(&input.excluded_disks))
+        .bind(input.priority)
         .fetch_one(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
+        settle_members(&mut transaction, None, Some(task_id)).await?;
         transaction.commit().await?;
         Ok(task_id)
     }
@@ -154,7 +174,8 @@ impl Database {
         let next_due_at = if paused { None } else { next_due(&mut transaction, &input.schedule).await? };
         sqlx::query(
             "update backup_task set name = $2, repository_id = $3, schedule = $4, retention = $5, method = $6,
-                 full_every = $7, quiesce = $8, next_due_at = $9, mode = $10, shutdown_minutes = $11, if_still_on = $12
+                 full_every = $7, quiesce = $8, next_due_at = $9, mode = $10, shutdown_minutes = $11, if_still_on = $12,
+                 choice = $13, excluded_disks = $14, priority = $15
              where task_id = $1",
         )
         .bind(task_id)
@@ -169,9 +190,13 @@ impl Database {
         .bind(input.mode.as_str())
         .bind(i32::try_from(input.shutdown.limit_minutes).unwrap_or(i32::MAX))
         .bind(input.shutdown.if_still_on.as_str())
+        .bind(Json(&input.choice))
+        .bind(Json(&input.excluded_disks))
+        .bind(input.priority)
         .execute(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
+        settle_members(&mut transaction, None, Some(task_id)).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -235,7 +260,18 @@ impl Database {
             .await?)
     }
 
-    /// The task's machines, by name.
+    /// The machines that were picked one by one, by name.
+    pub async fn picked_machines(&self, task_id: TaskId) -> Result<Vec<VmId>> {
+        Ok(sqlx::query_scalar(
+            "select vm_id from backup_task_machine join virtual_machine using (vm_id)
+             where task_id = $1 and not by_rule order by lower(name), vm_id",
+        )
+        .bind(task_id)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// The task's machines, picked or by rule, by name.
     pub async fn task_machines(&self, task_id: TaskId) -> Result<Vec<VmId>> {
         Ok(sqlx::query_scalar(
             "select vm_id from backup_task_machine join virtual_machine using (vm_id)
@@ -263,10 +299,14 @@ pub(crate) async fn next_due(connection: &mut PgConnection, schedule: &Schedule)
 }
 
 async fn set_machines(transaction: &mut Transaction<'_, Postgres>, task_id: TaskId, machines: &[VmId]) -> Result<()> {
-    sqlx::query("delete from backup_task_machine where task_id = $1").bind(task_id).execute(&mut **transaction).await?;
+    sqlx::query("delete from backup_task_machine where task_id = $1 and not by_rule")
+        .bind(task_id)
+        .execute(&mut **transaction)
+        .await?;
     let ids: Vec<i64> = machines.iter().map(|machine| machine.0).collect();
     let inserted = sqlx::query(
-        "insert into backup_task_machine (task_id, vm_id) select $1, vm_id from virtual_machine where vm_id = any($2)",
+        "insert into backup_task_machine (task_id, vm_id) select $1, vm_id from virtual_machine where vm_id = any($2)
+         on conflict (task_id, vm_id) do update set by_rule = false",
     )
     .bind(task_id)
     .bind(&ids)

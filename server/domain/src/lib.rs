@@ -1,8 +1,9 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, modes, findings, schedules, retention, samples, job states and errors, permissions, the clock trait.
+//! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, job states and errors, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
+pub mod choice;
 pub mod clock;
 pub mod extent;
 pub mod finding;

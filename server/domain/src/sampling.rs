@@ -109,15 +109,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Splitmix64.
-    fn random(mut state: u64) -> impl FnMut(u64) -> u64 {
-        move |bound| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (z ^ (z >> 31)) % bound
-        }
+    fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        move |bound| random.u64(..bound)
     }
 
     fn extents(list: &[(u64, u64)]) -> Vec<Extent> {

@@ -41,6 +41,8 @@ pub struct EngineConfig {
     pub settle_pause: Duration,
     /// Progress is written to the database so often.
     pub progress_every: Duration,
+    /// While a snapshot stands, the free space of its datastores is looked at so often.
+    pub room_every: Duration,
     /// An operator who cancels waits at most so long for a snapshot that is being made.
     pub cancel_grace: Duration,
     /// An intended snapshot that cannot be found may still appear for so long (the host's own task may be running).
@@ -83,6 +85,7 @@ impl EngineConfig {
             retry_pauses: [30, 120, 480].map(Duration::from_secs).to_vec(),
             settle_pause: Duration::from_secs(1),
             progress_every: Duration::from_millis(500),
+            room_every: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),
             snapshot_settle: Duration::from_secs(35 * 60),
             appear_wait: Duration::from_secs(30),

@@ -53,6 +53,10 @@ async fn tell(ctx: &JobContext, changes: &InventoryChanges) {
             ctx.info(&format!("{title}: {}.", names.join(", "))).await;
         }
     }
+    for it in &changes.joined {
+        let went = if it.is_in { "has joined" } else { "has left" };
+        ctx.info(&format!("By its rules, {} {went} the task “{}”.", it.machine, it.task)).await;
+    }
     for (before, now) in &changes.renamed {
         ctx.info(&format!("“{before}” is called “{now}” now.")).await;
     }

@@ -43,6 +43,9 @@ pub trait Hypervisor: Send + Sync {
     /// All machines, datastores and networks.
     async fn inventory(&self) -> Result<Inventory>;
 
+    /// The datastores alone, with the space they have now.
+    async fn datastores(&self) -> Result<Vec<DatastoreInfo>>;
+
     /// The machine as it is now, with what speaks against a backup.
     async fn machine(&self, machine: &MachineRef) -> Result<MachineInfo>;
 

@@ -2,7 +2,7 @@
 
 use crate::assets;
 use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
-use crate::pages::{health, location_new, search, settings, storage, task_wizard, tasks};
+use crate::pages::{health, left_behind, location_new, search, settings, storage, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -77,6 +77,8 @@ fn of_devices() -> Vec<Route> {
         post("/devices/{device}/edit", ManageDevices, devices::save),
         get("/devices/{device}/certificate", ManageDevices, devices::certificate),
         post("/devices/{device}/certificate", ManageDevices, devices::accept_certificate),
+        get("/left-behind", View, left_behind::list),
+        post("/left-behind/{device}", RunTasks, left_behind::look),
         get("/machines", View, machines::list),
         post("/machines", RunTasks, machines::bulk),
         get("/machines/{vm}", View, machines::one),
@@ -104,6 +106,7 @@ fn of_tasks() -> Vec<Route> {
         post("/tasks/{task}/resume", RunTasks, tasks::resume),
         post("/tasks/{task}/edit", EditTasks, task_wizard::edit),
         post("/tasks/{task}/remove", EditTasks, tasks::remove),
+        post("/tasks/{task}/machines/{vm}/remove", EditTasks, tasks::remove_machine),
         get("/activity", View, activity::list),
         get("/activity/{run}", View, run::one),
         get("/live/run/{run}", View, run::live),

@@ -43,6 +43,9 @@ pub struct Rig {
     events: db::Events,
 }
 
+/// What is read of a disk to check its change tracking, at most: 64 cells.
+pub const SAMPLE_BYTES: u64 = 64 * domain::sampling::CELL_BYTES;
+
 /// A task to make.
 pub struct TaskSpec<'a> {
     pub name: &'a str,
@@ -82,6 +85,7 @@ pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
         appear_look_every: Duration::from_millis(100),
         retry_pauses: vec![Duration::from_millis(50)],
         settle_pause: Duration::from_millis(50),
+        room_every: Duration::from_millis(200),
         cancel_grace: Duration::from_millis(500),
         snapshot_settle: Duration::ZERO,
         shutdown_limit_max: Duration::from_secs(2),
@@ -106,9 +110,19 @@ impl Rig {
 
     /// With hosts of the test's choice as well.
     pub async fn with_parts(locations: Arc<dyn Locations>, connector: Arc<dyn Connector>) -> Self {
+        Self::with_config(locations, connector, |config| config).await
+    }
+
+    /// And with other times and limits.
+    pub async fn with_config(
+        locations: Arc<dyn Locations>,
+        connector: Arc<dyn Connector>,
+        change: impl FnOnce(EngineConfig) -> EngineConfig,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let db = db::testing::database().await;
-        let engine = engine(db.database.clone(), &folder.path().join("data"), "one", locations, connector);
+        let config = change(quick(folder.path().join("data"), "one"));
+        let engine = Engine::with_parts(db.database.clone(), config, Arc::new(SystemClock), connector, locations);
         let events = db.events().await.expect("events");
         let workers = Some(Workers::start(&engine).await.expect("workers"));
         Self { folder, db, engine, workers, events }
@@ -214,7 +228,13 @@ impl Rig {
     }
 
     pub async fn task(&self, repository_id: RepositoryId, spec: TaskSpec<'_>) -> TaskId {
-        let input = TaskInput {
+        let input = Self::task_input(repository_id, spec);
+        self.db.create_task(&input).await.expect("a task")
+    }
+
+    /// What [`Rig::task`] makes a task of.
+    pub fn task_input(repository_id: RepositoryId, spec: TaskSpec<'_>) -> TaskInput {
+        TaskInput {
             name: spec.name.to_owned(),
             repository_id,
             schedule: Schedule::Manual,
@@ -225,8 +245,10 @@ impl Rig {
             mode: spec.mode,
             shutdown: Shutdown { limit_minutes: 1, if_still_on: spec.if_still_on },
             machines: spec.machines.to_vec(),
-        };
-        self.db.create_task(&input).await.expect("a task")
+            priority: 0,
+            choice: domain::choice::Choice::default(),
+            excluded_disks: Vec::new(),
+        }
     }
 
     /// Starts a run and waits for its end.

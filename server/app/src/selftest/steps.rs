@@ -78,6 +78,9 @@ fn task_input(stage: &Stage, vm: VmId, keep: u32) -> TaskInput {
         mode: Mode::Hot,
         shutdown: Shutdown::default(),
         machines: vec![vm],
+        priority: 0,
+        choice: domain::choice::Choice::default(),
+        excluded_disks: Vec::new(),
     }
 }
 

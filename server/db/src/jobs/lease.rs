@@ -16,13 +16,52 @@ pub const LEASE_SECONDS: u32 = 60;
 /// Serialises the counting of running jobs and the taking of one more ("stillfrm" in ASCII).
 const LEASE_LOCK: i64 = 0x7374_696c_6c66_726d;
 
+/// The job that is next: by priority; of the runs the one that has fewest jobs at work, so that a large one does not keep the
+/// others waiting; of its jobs the oldest. Devices, datastores and repositories that have as many jobs as they may are passed over.
+const NEXT: &str = "
+    with running as (
+        select job_id, run_id, device_id, repository_id, vm_id, kind, payload from job
+        where state = 'running' and kind in ('backup', 'restore')),
+    busy_device as (
+        select device_id from running join device using (device_id)
+        group by device_id, max_jobs having count(*) >= max_jobs),
+    busy_repository as (
+        select repository_id from running join repository using (repository_id)
+        group by repository_id, max_jobs having count(*) >= max_jobs),
+    used_datastore as (
+        select distinct r.job_id, r.device_id, k.datastore from running r join virtual_disk k using (vm_id)
+        where r.kind = 'backup'
+        union select job_id, device_id, payload->>'datastore' from running where kind = 'restore'),
+    busy_datastore as (
+        select device_id, datastore from used_datastore join device using (device_id)
+        group by device_id, datastore, max_jobs_datastore having count(*) >= max_jobs_datastore),
+    of_run as (select run_id, count(*) as jobs from running group by run_id),
+    candidate as (
+        select j.job_id from job j left join of_run using (run_id)
+        where j.state = 'queued' and j.run_after <= now() and j.kind = any($2)
+            and not exists (select from job r where r.state = 'running' and r.concurrency_key = j.concurrency_key)
+            and (j.kind not in ('backup', 'restore')
+                 or ((select count(*) from running) < $3
+                     and not exists (select from busy_device b where b.device_id = j.device_id)
+                     and not exists (select from busy_repository b where b.repository_id = j.repository_id)
+                     and not exists (select from busy_datastore b where b.device_id = j.device_id
+                         and (j.kind = 'restore' and b.datastore = j.payload->>'datastore'
+                              or j.kind = 'backup' and exists (select from virtual_disk k
+                                  where k.vm_id = j.vm_id and k.datastore = b.datastore)))))
+        order by j.priority desc, coalesce(of_run.jobs, 0), j.run_after, j.job_id limit 1
+        for update of j skip locked)
+    update job set state = 'running', fence = fence + 1, attempt = attempt + 1, leased_by = $1,
+        lease_expires_at = now() + make_interval(secs => $4), started_at = now(), finished_at = null,
+        phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0, updated_at = now()
+    from candidate where job.job_id = candidate.job_id returning job.*";
+
 /// Jobs reaped in one go.
 const REAPED_MAX: i64 = 500;
 
 /// How many copies may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseLimits {
-    /// Backups and restores at a time, over all devices. `device.max_jobs` limits each device besides.
+    /// Backups and restores at a time, over all devices. Devices, their datastores and repositories have their own limits.
     pub copies_total: u32,
 }
 
@@ -71,31 +110,13 @@ impl Database {
         let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
         let mut transaction = self.pool.begin().await?;
         sqlx::query("select pg_advisory_xact_lock($1)").bind(LEASE_LOCK).execute(&mut *transaction).await?;
-        let job: Option<Job> = sqlx::query_as(
-            "with running as (select device_id, count(*) as copies from job
-                 where state = 'running' and kind in ('backup', 'restore') group by device_id),
-             candidate as (
-                 select j.job_id from job j left join device d on d.device_id = j.device_id
-                 where j.state = 'queued' and j.run_after <= now() and j.kind = any($2)
-                     and not exists (select from job r
-                                     where r.state = 'running' and r.concurrency_key = j.concurrency_key)
-                     and (j.kind not in ('backup', 'restore')
-                          or ((select coalesce(sum(copies), 0) from running) < $3
-                              and coalesce((select copies from running where device_id = j.device_id), 0)
-                                  < coalesce(d.max_jobs, 1)))
-                 order by j.priority desc, j.run_after, j.job_id limit 1 for update of j skip locked)
-             update job set state = 'running', fence = fence + 1, attempt = attempt + 1, leased_by = $1,
-                 lease_expires_at = now() + make_interval(secs => $4), started_at = now(), finished_at = null,
-                 phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0,
-                 updated_at = now()
-             from candidate where job.job_id = candidate.job_id returning job.*",
-        )
-        .bind(worker)
-        .bind(kinds)
-        .bind(i64::from(limits.copies_total))
-        .bind(f64::from(LEASE_SECONDS))
-        .fetch_optional(&mut *transaction)
-        .await?;
+        let job: Option<Job> = sqlx::query_as(NEXT)
+            .bind(worker)
+            .bind(kinds)
+            .bind(i64::from(limits.copies_total))
+            .bind(f64::from(LEASE_SECONDS))
+            .fetch_optional(&mut *transaction)
+            .await?;
         if let Some(job) = &job {
             sqlx::query("delete from job_disk where job_id = $1").bind(job.job_id).execute(&mut *transaction).await?;
             if let Some(run_id) = job.run_id {

@@ -105,6 +105,9 @@ pub(super) fn task_input(name: &str, repository_id: RepositoryId, machines: &[Vm
         mode: Mode::Hot,
         shutdown: Shutdown::default(),
         machines: machines.to_vec(),
+        priority: 0,
+        choice: domain::choice::Choice::default(),
+        excluded_disks: Vec::new(),
     }
 }
 

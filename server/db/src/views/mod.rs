@@ -6,6 +6,7 @@
 mod activity;
 mod devices;
 mod home;
+mod left_behind;
 mod machines;
 mod points;
 mod search;
@@ -20,6 +21,7 @@ pub use home::{
     ActiveRun, Day, HomeCounts, LeftBehind, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, left_behind,
     next_runs, troubles,
 };
+pub use left_behind::{LeftLine, left_lines};
 pub use machines::{
     MachineDisk, MachineFilter, MachineLine, MachinePage, Protection, ProtectionCounts, machine_disks, machine_page,
     machines, protection_counts,
@@ -29,7 +31,7 @@ pub use points::{
 };
 pub use search::{Found, search};
 pub use storage::{RepositoryLine, repositories, repository_line};
-pub use tasks::{TaskLine, TaskMachine, task_line, task_machines, task_of_machines, tasks};
+pub use tasks::{ChoiceDisk, TaskLine, TaskMachine, choice_disks, task_line, task_machines, task_of_machines, tasks};
 
 use crate::{Database, Result};
 

@@ -3,6 +3,7 @@
 use crate::column::{MaybeTime, Word};
 use crate::ids::{DeviceId, RepositoryId, RunId, TaskId, VmId};
 use crate::{Database, Result};
+use domain::choice::{Choice, ExcludedDisk};
 use domain::finding::Finding;
 use domain::job::JobState;
 use domain::machine::PowerState;
@@ -42,6 +43,12 @@ pub struct TaskLine {
     /// What happens to one that does not.
     #[sqlx(try_from = "Word")]
     pub if_still_on: IfStillOn,
+    /// What joins by rule.
+    #[sqlx(json)]
+    pub choice: Choice,
+    /// Disks that stay out.
+    #[sqlx(json)]
+    pub excluded_disks: Vec<ExcludedDisk>,
     /// No run by schedule.
     pub paused: bool,
     /// Next run.
@@ -76,7 +83,8 @@ impl TaskLine {
 
 const QUERY: &str = "
     select t.task_id, t.name, t.repository_id, p.name as repository, t.schedule, t.retention, t.method, t.full_every,
-           t.quiesce, t.mode, t.shutdown_minutes, t.if_still_on, t.paused, t.next_due_at, coalesce(m.machines, 0) as machines,
+           t.quiesce, t.mode, t.shutdown_minutes, t.if_still_on, t.choice,
+           t.excluded_disks, t.paused, t.next_due_at, coalesce(m.machines, 0) as machines,
            coalesce(m.simulated, false) as simulated,
            (select count(*) from restore_point o where o.task_id = t.task_id and o.expiring_since is null) as points,
            r.run_id as last_run, r.state as last_state, coalesce(r.finished_at, r.created_at) as last_at
@@ -164,6 +172,38 @@ pub async fn task_machines(
     .bind(device)
     .bind(&chosen)
     .bind(if chosen.is_some() { i64::MAX } else { CHOICE_MAX })
+    .fetch_all(&db.pool)
+    .await?;
+    Ok(rows)
+}
+
+/// A disk that a task could leave out.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ChoiceDisk {
+    /// Its machine.
+    pub vm_id: VmId,
+    /// The machine's name.
+    pub machine: String,
+    /// Device key.
+    pub disk_key: i32,
+    /// Label.
+    pub label: String,
+    /// Bytes.
+    #[sqlx(try_from = "i64")]
+    pub capacity_bytes: u64,
+}
+
+/// The disks of those of these machines that have several.
+pub async fn choice_disks(db: &Database, machines: &[VmId]) -> Result<Vec<ChoiceDisk>> {
+    let ids: Vec<i64> = machines.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as(
+        "select v.vm_id, v.name as machine, k.disk_key, k.label, k.capacity_bytes
+         from virtual_disk k join virtual_machine v using (vm_id)
+         where v.vm_id = any($1) and (select count(*) from virtual_disk o where o.vm_id = v.vm_id) > 1
+         order by lower(v.name), v.vm_id, k.disk_key limit $2",
+    )
+    .bind(&ids)
+    .bind(CHOICE_MAX)
     .fetch_all(&db.pool)
     .await?;
     Ok(rows)

@@ -31,7 +31,7 @@ pub async fn commit(
             return Err(error);
         }
     };
-    let committed = copied.writer.commit(metadata(source, held, power, disks, sealed.marks.clone())).await;
+    let committed = copied.writer.commit(metadata(source, held, power, disks, marks_of(disks, &sealed.marks))).await;
     let committed = committed.map_err(|error| errors::repository(&source.what, &error))?;
     let point = &committed.point;
     let row = NewPoint {
@@ -57,6 +57,12 @@ pub async fn commit(
     ctx.essential(ctx.core.db.insert_point(ctx.lease(), &row).await)?;
     sealed.keep(ctx).await;
     Ok(committed)
+}
+
+/// Without those of disks that are left out: a later run would build on a disk that the point does not hold.
+fn marks_of(disks: &[PlannedDisk], marks: &[ChangeMark]) -> Vec<ChangeMark> {
+    let held = |mark: &&ChangeMark| disks.iter().any(|disk| disk.config.key == mark.disk_key);
+    marks.iter().filter(held).cloned().collect()
 }
 
 fn metadata(

@@ -6,6 +6,7 @@
 use super::host_disk::HostDisk;
 use super::plan::{self, PlannedDisk};
 use super::prepare::Source;
+use super::room;
 use crate::context::JobContext;
 use crate::progress::Tally;
 use crate::{errors, words};
@@ -14,6 +15,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use repository::{DiskInput, DiskSummary, PointId, PointWriter, Progress, ReadPlan};
+use std::pin::pin;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,7 +37,8 @@ pub async fn copy(ctx: &JobContext, source: &Source, disks: &[PlannedDisk]) -> R
     // Boxed before they are a stream: the compiler cannot see that such a closure is `Send` otherwise.
     let lanes: Vec<BoxFuture<'_, _>> =
         disks.iter().map(|disk| copy_disk(ctx, source, &writer, disk, &tally, &cancel).boxed()).collect();
-    let copied = stream::iter(lanes).buffer_unordered(ctx.config().disks_per_job.max(1)).try_collect::<Vec<()>>().await;
+    let copying = stream::iter(lanes).buffer_unordered(ctx.config().disks_per_job.max(1)).try_collect::<Vec<()>>();
+    let copied = with_room(ctx, source, copying, &cancel).await;
     cancel.cancel();
     reporter.finish().await;
     match copied {
@@ -45,6 +48,24 @@ pub async fn copy(ctx: &JobContext, source: &Source, disks: &[PlannedDisk]) -> R
             Err(error)
         }
     }
+}
+
+/// Copies while there is room for the snapshot; when there is not, the copy is broken off where it may be.
+async fn with_room<T>(
+    ctx: &JobContext,
+    source: &Source,
+    copying: impl Future<Output = Result<T, JobError>>,
+    cancel: &CancellationToken,
+) -> Result<T, JobError> {
+    let mut copying = pin!(copying);
+    let full = tokio::select! {
+        copied = &mut copying => return copied,
+        full = room::watch(ctx, source) => full,
+    };
+    ctx.warn(&format!("The copy is broken off: {}", full.why)).await;
+    cancel.cancel();
+    let _ = copying.await;
+    Err(full)
 }
 
 async fn copy_disk(

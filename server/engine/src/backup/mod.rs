@@ -12,6 +12,7 @@ mod plan;
 mod power;
 mod prepare;
 mod retain;
+mod room;
 mod sample;
 mod snapshot;
 
@@ -54,9 +55,11 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
 
 /// Everything between the shutdown of the machine and its start.
 async fn with_snapshot(ctx: &JobContext, source: &mut Source, power: &mut Power) -> Result<CommittedPoint, JobError> {
+    room::check(ctx, source).await?;
     power.rest(ctx, source).await?;
     snapshot::activate_tracking(ctx, source).await?;
-    let held = snapshot::take(ctx, source).await?;
+    let mut held = snapshot::take(ctx, source).await?;
+    snapshot::leave_out_disks(ctx, source, &mut held).await;
     let made = make_point(ctx, source, power, &held).await;
     let removed = snapshot::remove(ctx, source, held).await;
     let point = made?;

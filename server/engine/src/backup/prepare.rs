@@ -39,6 +39,8 @@ pub struct Source {
     /// Whether the machine runs meanwhile.
     pub mode: Mode,
     pub shutdown: Shutdown,
+    /// Device keys of disks that the task leaves out.
+    pub excluded_disks: Vec<i32>,
     /// The method reads only what changed: a host that cannot track changes is worth a warning.
     pub wants_increments: bool,
     pub host: Arc<dyn Hypervisor>,
@@ -86,6 +88,8 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     if machine.config.name != row.name {
         ctx.info(&format!("The machine is called “{}” now, before “{}”.", machine.config.name, row.name)).await;
     }
+    let excluded_disks = excluded_disks(&task, row.vm_id);
+    refuse_nothing_left(&what, &task, &machine, &excluded_disks)?;
     let history = history(ctx, &what, &row, &repository, &task).await?;
     let wish = wish(&task, &history);
     if wish == Wish::NoFullKept {
@@ -104,6 +108,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
         retention: task.retention,
         quiesce: task.quiesce,
         mode: task.mode,
+        excluded_disks,
         wants_increments: task.method != Method::Full,
         host,
         machine_key: format!("{}/{}", device.device_id, row.instance_uuid),
@@ -209,6 +214,23 @@ fn refuse_blockers(what: &str, machine: &MachineInfo) -> Result<(), JobError> {
         }
         None => Ok(()),
     }
+}
+
+fn excluded_disks(task: &Task, vm_id: VmId) -> Vec<i32> {
+    task.excluded_disks.iter().filter(|disk| disk.vm_id == vm_id.0).map(|disk| disk.disk_key).collect()
+}
+
+fn refuse_nothing_left(what: &str, task: &Task, machine: &MachineInfo, excluded: &[i32]) -> Result<(), JobError> {
+    let disks = &machine.config.disks;
+    if disks.is_empty() || disks.iter().any(|disk| !excluded.contains(&disk.key)) {
+        return Ok(());
+    }
+    Err(JobError::fail(
+        "vm.all_disks_excluded",
+        what,
+        format!("The task “{}” leaves out all of its disks.", task.name),
+        "Let the task back up one of them at least, or take the machine out of it.",
+    ))
 }
 
 /// A snapshot with our prefix that our journal could not explain away belongs to another installation, perhaps at work.

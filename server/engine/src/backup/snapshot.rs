@@ -88,6 +88,21 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
     }
 }
 
+/// Disks that the task leaves out are no part of the point: neither of its data nor of the machine that a restore makes.
+pub async fn leave_out_disks(ctx: &JobContext, source: &Source, held: &mut Held) {
+    let disks = &mut held.snapshot.config.disks;
+    let left_out: Vec<_> = disks.extract_if(.., |disk| source.excluded_disks.contains(&disk.key)).collect();
+    if let Some(settings) = &mut held.snapshot.config.hyperv
+        && settings.boot_disk_key.is_some_and(|key| source.excluded_disks.contains(&key))
+    {
+        settings.boot_disk_key = None;
+    }
+    if !left_out.is_empty() {
+        let labels: Vec<&str> = left_out.iter().map(|disk| disk.label.as_str()).collect();
+        ctx.info(&format!("Left out, as the task says: {}.", labels.join(", "))).await;
+    }
+}
+
 /// Removes it and waits for consolidation. Runs to its end even when the job is being stopped.
 pub async fn remove(ctx: &JobContext, source: &Source, held: Held) -> Result<(), JobError> {
     ctx.phase(&format!("Removing the {}", source.snapshot_word())).await;

@@ -33,8 +33,8 @@ pub use transport::Timeouts;
 
 use crate::tls::Pin;
 use crate::{
-    DevicePreflight, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot, RestoreRequest,
-    RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    DatastoreInfo, DevicePreflight, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
+    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
 use domain::point::ChangeMark;
@@ -102,6 +102,11 @@ impl Hypervisor for EsxiHost {
     async fn inventory(&self) -> Result<Inventory> {
         let found = inventory::inventory(self.session.as_ref()).await;
         found.map_err(|error| error.during(self.session.host(), "read the inventory"))
+    }
+
+    async fn datastores(&self) -> Result<Vec<DatastoreInfo>> {
+        let found = inventory::datastores(self.session.as_ref()).await;
+        found.map_err(|error| error.during(self.session.host(), "look at the datastores"))
     }
 
     async fn machine(&self, machine: &MachineRef) -> Result<MachineInfo> {

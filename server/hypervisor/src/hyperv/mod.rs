@@ -31,7 +31,7 @@ pub use wire::{Timeouts, Transport};
 
 use self::bytes::{Files, ShareFiles};
 use crate::{
-    DevicePreflight, DiskReader, FullReads, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
+    DatastoreInfo, DevicePreflight, DiskReader, FullReads, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
     RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
@@ -106,6 +106,10 @@ impl Hypervisor for HyperVHost {
 
     async fn inventory(&self) -> Result<Inventory> {
         inventory::inventory(self.wsman.as_ref()).await.map_err(self.doing("read the inventory"))
+    }
+
+    async fn datastores(&self) -> Result<Vec<DatastoreInfo>> {
+        inventory::volumes(self.wsman.as_ref()).await.map_err(self.doing("look at the volumes"))
     }
 
     async fn machine(&self, machine: &MachineRef) -> Result<MachineInfo> {

@@ -375,8 +375,15 @@ impl Machine {
 
     /// What the guest writes in one tick: `bytes` at most, at places and with contents that its seed decides.
     pub fn guest_tick(&mut self, bytes: u64) {
-        let Some(writes) = self.writes.filter(|_| self.running()) else { return };
-        let mut generator = self.writer.take().unwrap_or_else(|| Box::new(Generator::new(writes.seed)));
+        if self.writes.is_some() && self.running() {
+            self.guest_write(bytes);
+        }
+    }
+
+    /// Lets its guest write so much, whether it writes by itself or not.
+    pub fn guest_write(&mut self, bytes: u64) {
+        let seed = self.writes.map_or(1, |writes| writes.seed);
+        let mut generator = self.writer.take().unwrap_or_else(|| Box::new(Generator::new(seed)));
         let mut rest = bytes;
         while rest > 0 && !self.disks.is_empty() {
             let index = generator.random().below(self.disks.len() as u64) as usize;

@@ -266,9 +266,18 @@ impl SimulatedHost {
         self.host.writes_paused.store(paused, Ordering::SeqCst);
     }
 
-    /// Lets the guest of a machine write so many bytes at once, by its own generator.
+    /// Lets the guest of a machine that runs write so many bytes at once, by its own generator.
     pub fn guest_burst(&self, name: &str, bytes: u64) -> Result<(), SimulatorError> {
-        self.find(name)?.lock().guest_tick(bytes);
+        let machine = self.find(name)?;
+        let mut machine = machine.lock();
+        if !machine.running() {
+            return Err(SimulatorError::Refused {
+                operation: "a burst of writes",
+                machine: name.to_owned(),
+                reason: "it is off".to_owned(),
+            });
+        }
+        machine.guest_write(bytes);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Devices: the list, one device, and what can be done with it.
 
+use super::device_limits::LimitFields;
 use super::device_place::{Place, transport_words, usual_port};
 use super::{form_again, go, page};
 use crate::auth::Session;
@@ -17,9 +18,6 @@ use db::{Audit, DeviceId, DeviceUpdate, FullReads, NewDevice, Platform, Transpor
 use domain::finding::{Finding, Severity};
 use domain::job::{JobError, JobKind};
 use domain::machine::PowerState;
-
-/// Jobs at the same time on one device, at most.
-const JOBS_MAX: u32 = 64;
 
 /// Hosts of our own for a first try, and the words of their buttons.
 pub const SIMULATED: [(Platform, &str); 2] =
@@ -49,7 +47,7 @@ struct Edit {
     device: DevicePage,
     place: Place,
     full_reads: String,
-    max_jobs: String,
+    limits: LimitFields,
     /// The certificate that answered where none was confirmed yet.
     found: Option<[u8; 32]>,
     problem: Option<JobError>,
@@ -224,12 +222,13 @@ pub async fn remove(State(app): State<App>, session: Session, Path(device): Path
 /// `GET /devices/{id}/edit`
 pub async fn edit(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
     let device = load(&app, device).await?;
+    let limits = app.db().device_limits(device.device_id).await?;
     let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
     page(&Edit {
         shell,
         place: Place::of(&device),
         full_reads: device.full_reads.clone(),
-        max_jobs: device.max_jobs.to_string(),
+        limits: LimitFields::of(&device, limits),
         device,
         found: None,
         problem: None,
@@ -242,10 +241,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
     let device = load(&app, id).await?;
     let place = Place::read(device.platform, &fields);
     let mut problems = place.problems();
-    let max_jobs = fields.number::<u32>("max_jobs").filter(|jobs| (1..=JOBS_MAX).contains(jobs));
-    if max_jobs.is_none() {
-        problems.add("max_jobs", format!("A number from 1 to {JOBS_MAX}."));
-    }
+    let typed = LimitFields::read(&fields);
+    let limits = typed.limits(&mut problems);
     let everything = fields.get("full_reads") == "everything";
     if moved(&device, &place) && !fields.has("password") {
         // Or a stolen session could send the stored password to a host of its own.
@@ -258,8 +255,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             problems.add("accept", "Compare the certificate, and type the password again.");
         }
     }
-    if let (true, Some(max_jobs), Some(port), Some(hyperv)) =
-        (problems.is_empty(), max_jobs, place.port(), place.hyperv())
+    if let (true, Some((max_jobs, limits)), Some(port), Some(hyperv)) =
+        (problems.is_empty(), limits, place.port(), place.hyperv())
     {
         let update = DeviceUpdate {
             name: place.name.clone(),
@@ -274,6 +271,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
         };
         match app.db().update_device(id, &update).await {
             Ok(()) => {
+                app.db().set_device_limits(id, limits).await?;
                 record(&app, &session, "device.changed", &update.name, &update.host).await?;
                 app.db().enqueue_housekeeping(JobKind::Inventory, id).await?;
                 return go(format!("/devices/{id}?said=device-saved"));
@@ -282,9 +280,9 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
         }
     }
     let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
-    let (full_reads, max_jobs) = (fields.get("full_reads").to_owned(), fields.get("max_jobs").to_owned());
+    let full_reads = fields.get("full_reads").to_owned();
     let Asked { found, problem, .. } = asked;
-    form_again(&Edit { shell, device, place, full_reads, max_jobs, found, problem, problems })
+    form_again(&Edit { shell, device, place, full_reads, limits: typed, found, problem, problems })
 }
 
 /// Whether the password would go another way than it did.

@@ -2,11 +2,13 @@
 
 pub mod account;
 pub mod activity;
+mod device_limits;
 mod device_place;
 pub mod device_wizard;
 pub mod devices;
 pub mod gate;
 pub mod home;
+pub mod left_behind;
 pub mod location_new;
 pub mod machines;
 pub mod restore;
@@ -16,6 +18,7 @@ pub mod search;
 pub mod settings;
 pub mod storage;
 mod task_answers;
+mod task_choice;
 pub mod task_wizard;
 pub mod tasks;
 

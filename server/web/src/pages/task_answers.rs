@@ -1,5 +1,6 @@
 //! What the wizard of a task has been told so far: each step's fields, checked when they come, and the task they make.
 
+use super::task_choice::RuleAnswers;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
 use db::{Method, RepositoryId, Task, TaskId, TaskInput, VmId};
@@ -90,8 +91,14 @@ pub struct Answers {
     pub task_id: Option<TaskId>,
     /// Name.
     pub name: String,
+    /// −1 low, 0 normal, 1 high.
+    #[serde(default)]
+    pub priority: i32,
     /// Machines.
     pub machines: Vec<VmId>,
+    /// What joins by rule, and disks that stay out.
+    #[serde(default)]
+    pub rules: RuleAnswers,
     /// Location.
     pub repository: Option<RepositoryId>,
     /// `full`, `incremental` or `differential`.
@@ -124,7 +131,9 @@ impl Answers {
         Self {
             task_id: None,
             name: String::new(),
+            priority: 0,
             machines: Vec::new(),
+            rules: RuleAnswers::default(),
             repository: None,
             method: Method::Incremental.as_str().to_owned(),
             full_every: 0,
@@ -145,7 +154,9 @@ impl Answers {
         let mut answers = Self {
             task_id: Some(task.task_id),
             name: task.name.clone(),
+            priority: task.priority,
             machines,
+            rules: RuleAnswers::of_task(task),
             repository: Some(task.repository_id),
             method: task.method.as_str().to_owned(),
             full_every: task.full_every,
@@ -175,7 +186,7 @@ impl Answers {
     pub fn first_incomplete(&self) -> Step {
         let complete = |step: Step| match step {
             Step::Name => !self.name.is_empty(),
-            Step::Machines => !self.machines.is_empty(),
+            Step::Machines => !self.machines.is_empty() || !self.rules.choice().rules.is_empty(),
             Step::Location => self.repository.is_some(),
             Step::Schedule => self.schedule().is_some() && self.answered >= 5,
             Step::Method => self.answered >= 4,
@@ -191,13 +202,16 @@ impl Answers {
             Step::Name => {
                 fields.get("name").clone_into(&mut self.name);
                 problems.require("name", &self.name, NAME_LENGTH_MAX_CHARS, "The name");
+                self.priority = fields.number("priority").filter(|it| (-1..=1).contains(it)).unwrap_or(0);
             }
             Step::Machines => {
                 self.machines = fields.all("vm").filter_map(|id| id.parse().ok()).collect();
                 self.machines.sort_unstable();
                 self.machines.dedup();
-                if self.machines.is_empty() && !matches!(fields.get("do"), "filter" | "all") {
-                    problems.add("vm", "Pick one machine at least.");
+                self.rules.take(fields, problems);
+                let nothing = self.machines.is_empty() && self.rules.choice().rules.is_empty();
+                if nothing && !matches!(fields.get("do"), "filter" | "all") {
+                    problems.add("vm", "Pick one machine at least, or write a rule that takes machines in.");
                 }
             }
             Step::Location => {
@@ -287,6 +301,9 @@ impl Answers {
             mode: self.mode,
             shutdown: self.shutdown,
             machines: self.machines.clone(),
+            priority: self.priority,
+            choice: self.rules.choice(),
+            excluded_disks: self.rules.excluded_disks.clone(),
         })
     }
 }

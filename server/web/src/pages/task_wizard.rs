@@ -3,6 +3,7 @@
 
 use super::devices::record;
 use super::task_answers::{Answers, Step};
+use super::task_choice::rule_words;
 use super::tasks::{method_words, mode_words, retention_words, schedule_words};
 use super::{devices, form_again, go, page};
 use crate::auth::Session;
@@ -14,7 +15,7 @@ use crate::state::App;
 use crate::ui::{self, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
-use db::views::{self, DeviceLine, RepositoryLine, TaskMachine};
+use db::views::{self, ChoiceDisk, DeviceLine, RepositoryLine, TaskMachine};
 use db::{DeviceId, DraftId, DraftKind, Start, TaskId, VmId};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -22,6 +23,12 @@ use jiff::Timestamp;
 
 /// Runs in the preview.
 const PREVIEW_RUNS: usize = 10;
+/// Names of machines that a rule takes in.
+const NAMES_SHOWN: usize = 12;
+
+/// Priorities and their words.
+const PRIORITIES: [(i32, &str); 3] =
+    [(1, "those of this task come first"), (0, "tasks take turns"), (-1, "those of other tasks come first")];
 
 /// What every step shows around its own part.
 struct Wizard {
@@ -30,6 +37,8 @@ struct Wizard {
     answers: Answers,
     problems: Problems,
     repository: Option<String>,
+    /// Ids and names.
+    devices: Vec<(i64, String)>,
     picked: u64,
     picked_bytes: u64,
 }
@@ -50,6 +59,7 @@ steps! {
     NameStep("tasks/step_name.html") {}
     MachinesStep("tasks/step_machines.html") {
         machines: Vec<TaskMachine>, hidden: Vec<VmId>, devices: Vec<DeviceLine>, words: String, device: Option<DeviceId>,
+        by_rule: Vec<String>, disks: Vec<ChoiceDisk>,
     }
     LocationStep("tasks/step_location.html") { repositories: Vec<RepositoryLine> }
     MethodStep("tasks/step_method.html") {}
@@ -109,6 +119,16 @@ impl Wizard {
         self.answers.shutdown.if_still_on.as_str() == word
     }
 
+    /// Rules by which machines join, in words.
+    fn rules(&self) -> Vec<String> {
+        rule_words(&self.answers.rules.choice(), |device| {
+            self.devices
+                .iter()
+                .find(|it| it.0 == device)
+                .map_or_else(|| "a removed device".to_owned(), |it| it.1.clone())
+        })
+    }
+
     fn schedule(&self) -> String {
         self.answers.schedule().map_or_else(|| "not chosen yet".to_owned(), |schedule| schedule_words(&schedule))
     }
@@ -129,6 +149,23 @@ impl MachinesStep {
 
     fn is_device(&self, device: &DeviceId) -> bool {
         self.device == Some(*device)
+    }
+
+    fn joins(&self, device: &DeviceId) -> bool {
+        self.wizard.answers.rules.devices.contains(&device.0)
+    }
+
+    fn leaves_out(&self, disk: &ChoiceDisk) -> bool {
+        self.wizard.answers.rules.leaves_out(disk.vm_id, disk.disk_key)
+    }
+
+    /// The first names, and how many more there are.
+    fn joined(&self) -> String {
+        let names = self.by_rule.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        match self.by_rule.len().saturating_sub(NAMES_SHOWN) {
+            0 => names,
+            more => format!("{names} and {more} more"),
+        }
     }
 }
 
@@ -168,7 +205,7 @@ pub async fn begin_with(app: &App, session: &Session, machines: Vec<VmId>) -> Re
 
 /// `POST /tasks/{task}/edit`
 pub async fn edit(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
-    let (task, machines) = tokio::try_join!(app.db().task(task), app.db().task_machines(task))?;
+    let (task, machines) = tokio::try_join!(app.db().task(task), app.db().picked_machines(task))?;
     let answers = Answers::of_task(&task, machines, &app.times().zone_name());
     let id = app.db().create_draft(session.account_id, DraftKind::Task, &answers.to_json()?).await?;
     go(format!("/tasks/draft/{id}/{}", Step::Summary.as_str()))
@@ -283,10 +320,14 @@ async fn show(
     let repositories = views::repositories(app.db()).await?;
     let repository =
         repositories.iter().find(|it| answers.repository == Some(it.repository_id)).map(|it| it.name.clone());
-    let chosen = views::task_machines(app.db(), "", None, Some(&answers.machines)).await?;
+    let by_rule = app.db().machines_by_rule(&answers.rules.choice()).await?;
+    let joining = by_rule.iter().filter(|vm| !answers.machines.contains(vm));
+    let members: Vec<VmId> = answers.machines.iter().chain(joining).copied().collect();
+    let chosen = views::task_machines(app.db(), "", None, Some(&members)).await?;
     let picked_bytes = chosen.iter().map(|machine| machine.size_bytes).sum();
     let picked = chosen.len() as u64;
-    let wizard = Wizard { draft, step, answers, problems, repository, picked, picked_bytes };
+    let devices = views::devices(app.db()).await?.into_iter().map(|it| (it.device_id.0, it.name)).collect();
+    let wizard = Wizard { draft, step, answers, problems, repository, devices, picked, picked_bytes };
     let shell = Shell::new(app, session, Section::Tasks, format!("{}: {}", wizard.title(), step.word())).await?;
     match step {
         Step::Name => answer_page(&NameStep { shell, wizard }, failed),
@@ -295,7 +336,10 @@ async fn show(
             let machines = views::task_machines(app.db(), &words, device, None).await?;
             let hidden = hidden(&wizard.answers.machines, &machines);
             let devices = views::devices(app.db()).await?;
-            answer_page(&MachinesStep { shell, wizard, machines, hidden, devices, words, device }, failed)
+            let disks = views::choice_disks(app.db(), &members).await?;
+            let by_rule = chosen.iter().filter(|it| by_rule.contains(&it.vm_id)).map(|it| it.name.clone()).collect();
+            let step = MachinesStep { shell, wizard, machines, hidden, devices, words, device, by_rule, disks };
+            answer_page(&step, failed)
         }
         Step::Location => answer_page(&LocationStep { shell, wizard, repositories }, failed),
         Step::Method => answer_page(&MethodStep { shell, wizard }, failed),

@@ -1,6 +1,7 @@
 //! Backup tasks: the list, one task, run, pause, remove.
 
 use super::devices::record;
+use super::task_choice::rule_words;
 use super::{form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -12,7 +13,7 @@ use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, RunFilter, RunLine, Slice, TaskLine, TaskMachine};
-use db::{Start, TaskId};
+use db::{Start, TaskId, VmId};
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -30,6 +31,8 @@ struct One {
     shell: Shell,
     task: TaskLine,
     machines: Vec<TaskMachine>,
+    /// In words.
+    rules: Vec<String>,
     runs: Slice<RunLine>,
     note: Option<String>,
 }
@@ -119,7 +122,14 @@ async fn show(app: &App, session: &Session, id: TaskId, page_number: i64, note: 
     let runs = views::runs(app.db(), &RunFilter { task: Some(id), page: page_number, ..RunFilter::default() }).await?;
     let shell = Shell::new(app, session, Section::Tasks, task.name.clone()).await?;
     let failed = note.is_some();
-    let template = One { shell, task, machines, runs, note };
+    let devices = views::devices(app.db()).await?;
+    let rules = rule_words(&task.choice, |device| {
+        devices
+            .iter()
+            .find(|it| it.device_id.0 == device)
+            .map_or_else(|| "a removed device".to_owned(), |it| it.name.clone())
+    });
+    let template = One { shell, task, machines, rules, runs, note };
     if failed { form_again(&template) } else { page(&template) }
 }
 
@@ -166,4 +176,17 @@ pub async fn remove(State(app): State<App>, session: Session, Path(task): Path<T
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// `POST /tasks/{task}/machines/{vm}/remove`: takes a machine out that is no longer on its host.
+pub async fn remove_machine(
+    State(app): State<App>,
+    session: Session,
+    Path((task, vm)): Path<(TaskId, VmId)>,
+) -> Result {
+    let (row, machine) = tokio::try_join!(app.db().task(task), app.db().machine(vm))?;
+    if app.db().remove_task_machine(task, vm).await? {
+        record(&app, &session, "task.machine_removed", &row.name, &machine.name).await?;
+    }
+    go(format!("/tasks/{task}"))
 }

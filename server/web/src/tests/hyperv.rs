@@ -69,7 +69,10 @@ async fn without_tls_there_is_no_certificate_until_tls_is_chosen() {
 
     let edit = format!("{device}/edit");
     assert!(client.get(&edit).await.ok().contains("sealed by NTLM"));
-    let mut fields = host("tls_ntlm", &[("name", "hv-01"), ("port", "5986"), ("max_jobs", "2")]);
+    let mut fields = host(
+        "tls_ntlm",
+        &[("name", "hv-01"), ("port", "5986"), ("max_jobs", "2"), ("max_jobs_datastore", "4"), ("reserve", "5")],
+    );
     let page = client.post(&edit, &fields[..]).await.again();
     assert!(page.contains("AB:AB:AB") && page.contains("Is this hv-01.example?") && !page.contains(CANARY), "{page}");
     assert_eq!(world.db().devices().await.unwrap().remove(0).certificate_sha256, None, "nothing is saved yet");
@@ -78,7 +81,10 @@ async fn without_tls_there_is_no_certificate_until_tls_is_chosen() {
     client.post(&edit, &fields).await.went_to();
     let saved = world.db().devices().await.unwrap().remove(0);
     assert_eq!((saved.hyperv.transport, saved.certificate_sha256), (Transport::TlsNtlm, Some([0xab; 32])));
-    let back = host("sealed_http", &[("name", "hv-01"), ("port", "5985"), ("max_jobs", "2")]);
+    let back = host(
+        "sealed_http",
+        &[("name", "hv-01"), ("port", "5985"), ("max_jobs", "2"), ("max_jobs_datastore", "4"), ("reserve", "5")],
+    );
     let silent: Vec<_> = back.iter().copied().filter(|field| field.0 != "password").collect();
     assert!(client.post(&edit, &silent).await.again().contains("type the password again"), "it would go another way");
     client.post(&edit, &back).await.went_to();

@@ -1,6 +1,7 @@
 //! The console over its router: a client that keeps cookies, doubles for hosts and repositories, a real Postgres.
 
 mod auth;
+mod choice;
 mod hyperv;
 mod pages;
 mod permissions;

@@ -28,6 +28,9 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         mode: domain::mode::Mode::ColdSnapshot,
         shutdown: domain::mode::Shutdown::default(),
         machines: vec![hostile, vm],
+        priority: 0,
+        choice: domain::choice::Choice::default(),
+        excluded_disks: Vec::new(),
     };
     let task = world.db().create_task(&input).await.unwrap();
     let db::Start::Started { run_id, .. } = world.db().start_run(task, name, None).await.unwrap() else {
@@ -49,6 +52,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         "/restore",
         "/storage",
         "/storage/new",
+        "/left-behind",
         "/settings",
         "/settings/account",
         "/settings/audit",

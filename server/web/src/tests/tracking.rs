@@ -11,6 +11,8 @@ async fn an_alarm_stands_on_the_first_page_and_the_machines_until_an_operator_ha
     let world = World::new().await;
     world.device("esx-1", vec![machine("web-01", &[])]).await;
     let vm_id = world.vm("web-01").await;
+    let repository = world.repository("Vault").await;
+    world.point(repository, vm_id, "web-01", "2026-11-21T22:00:00Z").await;
     let job = NewJob::new(JobKind::Backup, "web-01", format!("vm:{vm_id}"));
     let job_id = world.db().enqueue(&job).await.unwrap().unwrap();
     let disk_label = "Hard disk 1".to_owned();

@@ -65,10 +65,25 @@ async fn a_moved_device_needs_its_password_again() {
     let path = format!("/devices/{device}/edit");
     let page = client.get(&path).await.ok();
     assert!(!page.contains(CANARY));
-    let fields =
-        [("name", "esx-a"), ("host", "elsewhere.example"), ("port", "443"), ("account", "root"), ("max_jobs", "2")];
+    let fields = [
+        ("name", "esx-a"),
+        ("host", "elsewhere.example"),
+        ("port", "443"),
+        ("account", "root"),
+        ("max_jobs", "2"),
+        ("max_jobs_datastore", "4"),
+        ("reserve", "5"),
+    ];
     assert!(client.post(&path, &fields).await.again().contains("type the password again"));
-    let same = [("name", "esx-b"), ("host", "esx-a.example"), ("port", "443"), ("account", "root"), ("max_jobs", "5")];
+    let same = [
+        ("name", "esx-b"),
+        ("host", "esx-a.example"),
+        ("port", "443"),
+        ("account", "root"),
+        ("max_jobs", "5"),
+        ("max_jobs_datastore", "4"),
+        ("reserve", "5"),
+    ];
     client.post(&path, &same).await.went_to();
     let saved = world.db().device(device).await.unwrap();
     assert_eq!((saved.name.as_str(), saved.max_jobs), ("esx-b", 5));

@@ -236,6 +236,12 @@ impl World {
             })
             .await
             .unwrap();
+        self.device_holds(device, machines).await;
+        device
+    }
+
+    /// What the device holds from now on.
+    pub async fn device_holds(&self, device: DeviceId, machines: Vec<MachineInput>) {
         let input = InventoryInput {
             machines,
             datastores: vec![DatastoreInput {
@@ -249,7 +255,6 @@ impl World {
             networks: vec![NetworkInput { reference: "net-1".to_owned(), name: "VM Network".to_owned() }],
         };
         self.db().apply_inventory(device, &input).await.unwrap();
-        device
     }
 
     pub async fn vm(&self, name: &str) -> VmId {

@@ -1,0 +1,73 @@
+//! The part of a device's form that says how much at once, and how much space stays free.
+
+use crate::form::{Fields, Problems};
+use db::DeviceLimits;
+use db::views::DevicePage;
+
+/// As typed.
+pub struct LimitFields {
+    /// Backups and restores on the device at once.
+    pub jobs: String,
+    /// On each of its datastores.
+    pub per_datastore: String,
+    /// Of a datastore that stays free, percent.
+    pub reserve: String,
+}
+
+impl LimitFields {
+    /// What holds now.
+    pub fn of(device: &DevicePage, limits: DeviceLimits) -> Self {
+        Self {
+            jobs: device.max_jobs.to_string(),
+            per_datastore: limits.per_datastore.to_string(),
+            reserve: limits.reserve_percent.to_string(),
+        }
+    }
+
+    /// What was sent.
+    pub fn read(fields: &Fields) -> Self {
+        let text = |name| fields.get(name).to_owned();
+        Self { jobs: text("max_jobs"), per_datastore: text("max_jobs_datastore"), reserve: text("reserve") }
+    }
+
+    /// The jobs at once and the other limits, or what is wrong with them.
+    pub fn limits(&self, problems: &mut Problems) -> Option<(u32, DeviceLimits)> {
+        let mut number = |field, text: &str, min: u32, max: u32| {
+            let found = text.parse().ok().filter(|number| (min..=max).contains(number));
+            if found.is_none() {
+                problems.add(field, format!("A number from {min} to {max}."));
+            }
+            found
+        };
+        let jobs = number("max_jobs", &self.jobs, 1, DeviceLimits::JOBS_MAX);
+        let per_datastore = number("max_jobs_datastore", &self.per_datastore, 1, DeviceLimits::JOBS_MAX);
+        let reserve = number("reserve", &self.reserve, 0, DeviceLimits::RESERVE_MAX_PERCENT);
+        Some((jobs?, DeviceLimits { per_datastore: per_datastore?, reserve_percent: reserve? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_checked_by_field() {
+        let read = |body: &str| {
+            let mut problems = Problems::default();
+            let limits = LimitFields::read(&Fields::parse(body.as_bytes())).limits(&mut problems);
+            (limits, problems)
+        };
+        let (limits, problems) = read("max_jobs=3&max_jobs_datastore=2&reserve=0");
+        assert_eq!(limits, Some((3, DeviceLimits { per_datastore: 2, reserve_percent: 0 })));
+        assert!(problems.is_empty());
+        for (body, field) in [
+            ("max_jobs=0&max_jobs_datastore=2&reserve=5", "max_jobs"),
+            ("max_jobs=3&max_jobs_datastore=65&reserve=5", "max_jobs_datastore"),
+            ("max_jobs=3&max_jobs_datastore=2&reserve=91", "reserve"),
+            ("max_jobs=3&max_jobs_datastore=2", "reserve"),
+        ] {
+            let (limits, problems) = read(body);
+            assert!(limits.is_none() && problems.of(field).is_some(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The part of a task's wizard that says which machines join by rule and which disks stay out.
+
+use crate::form::{Fields, Problems};
+use db::{Task, VmId};
+use domain::choice::{Choice, ExcludedDisk, RULE_LENGTH_MAX_CHARS, RULES_MAX, Rule};
+use serde::{Deserialize, Serialize};
+
+/// Disks that a task may leave out.
+const EXCLUDED_DISKS_MAX: usize = 1000;
+
+/// Answers about rules, a line of a text field each, and disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleAnswers {
+    /// Patterns of names that join.
+    pub names: Vec<String>,
+    /// Folders.
+    pub folders: Vec<String>,
+    /// Whole devices.
+    pub devices: Vec<i64>,
+    /// Patterns of names that do not.
+    pub except_names: Vec<String>,
+    /// Folders.
+    pub except_folders: Vec<String>,
+    /// Disks that stay out.
+    pub excluded_disks: Vec<ExcludedDisk>,
+}
+
+impl RuleAnswers {
+    /// Those of a task that exists.
+    pub fn of_task(task: &Task) -> Self {
+        let mut answers = Self { excluded_disks: task.excluded_disks.clone(), ..Self::default() };
+        for rule in task.choice.rules.clone() {
+            match rule {
+                Rule::Name { pattern } => answers.names.push(pattern),
+                Rule::Folder { path } => answers.folders.push(path),
+                Rule::Device { device_id } => answers.devices.push(device_id),
+            }
+        }
+        for rule in task.choice.exceptions.clone() {
+            match rule {
+                Rule::Name { pattern } => answers.except_names.push(pattern),
+                Rule::Folder { path } => answers.except_folders.push(path),
+                Rule::Device { .. } => {}
+            }
+        }
+        answers
+    }
+
+    /// Takes the step's fields and says what is wrong with them.
+    pub fn take(&mut self, fields: &Fields, problems: &mut Problems) {
+        self.names = lines(fields, "rule_names", problems);
+        self.folders = lines(fields, "rule_folders", problems);
+        self.except_names = lines(fields, "except_names", problems);
+        self.except_folders = lines(fields, "except_folders", problems);
+        self.devices = fields.all("rule_device").filter_map(|id| id.parse().ok()).take(RULES_MAX).collect();
+        let disks = fields.all("leave_out").filter_map(parse_disk).take(EXCLUDED_DISKS_MAX);
+        // What the page did not offer stays as it was.
+        let offered: Vec<ExcludedDisk> = fields.all("disk").filter_map(parse_disk).collect();
+        self.excluded_disks.retain(|disk| !offered.contains(disk));
+        self.excluded_disks.extend(disks);
+        self.excluded_disks.sort_unstable();
+        self.excluded_disks.dedup();
+        self.excluded_disks.truncate(EXCLUDED_DISKS_MAX);
+    }
+
+    /// What they mean.
+    pub fn choice(&self) -> Choice {
+        let names = |list: &[String]| list.iter().map(|it| Rule::Name { pattern: it.clone() }).collect::<Vec<_>>();
+        let folders = |list: &[String]| list.iter().map(|it| Rule::Folder { path: it.clone() }).collect::<Vec<_>>();
+        let devices = self.devices.iter().map(|&device_id| Rule::Device { device_id });
+        Choice {
+            rules: names(&self.names).into_iter().chain(folders(&self.folders)).chain(devices).collect(),
+            exceptions: names(&self.except_names).into_iter().chain(folders(&self.except_folders)).collect(),
+        }
+    }
+
+    /// The disk stays out.
+    pub fn leaves_out(&self, vm_id: VmId, disk_key: i32) -> bool {
+        self.excluded_disks.contains(&ExcludedDisk { vm_id: vm_id.0, disk_key })
+    }
+}
+
+/// Something that people read, a rule each.
+pub fn rule_words(choice: &Choice, device_name: impl Fn(i64) -> String) -> Vec<String> {
+    let word = |rule: &Rule| match rule {
+        Rule::Name { pattern } => format!("named {pattern}"),
+        Rule::Folder { path } => format!("in {path}"),
+        Rule::Device { device_id } => format!("on {}", device_name(*device_id)),
+    };
+    let rules = choice.rules.iter().map(word);
+    rules.chain(choice.exceptions.iter().map(|rule| format!("but none {}", word(rule)))).collect()
+}
+
+/// `7:2000`.
+fn parse_disk(text: &str) -> Option<ExcludedDisk> {
+    let (vm_id, disk_key) = text.split_once(':')?;
+    Some(ExcludedDisk { vm_id: vm_id.parse().ok()?, disk_key: disk_key.parse().ok()? })
+}
+
+fn lines(fields: &Fields, name: &'static str, problems: &mut Problems) -> Vec<String> {
+    let lines: Vec<String> =
+        fields.get(name).lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if lines.len() > RULES_MAX {
+        problems.add(name, format!("{RULES_MAX} lines at most."));
+    } else if lines.iter().any(|line| line.chars().count() > RULE_LENGTH_MAX_CHARS) {
+        problems.add(name, format!("{RULE_LENGTH_MAX_CHARS} characters a line at most."));
+    } else if lines.iter().any(|line| line.chars().all(|letter| letter == '/')) {
+        problems.add(name, "A folder such as Production/Web.");
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(answers: &mut RuleAnswers, body: &str) -> Problems {
+        let mut problems = Problems::default();
+        answers.take(&Fields::parse(body.as_bytes()), &mut problems);
+        problems
+    }
+
+    #[test]
+    fn each_line_is_a_rule() {
+        let mut answers = RuleAnswers::default();
+        let body =
+            "rule_names=web-*%0D%0A%0D%0A+db-%3F+&rule_folders=Production%2FWeb&rule_device=3&except_names=*-test";
+        assert!(take(&mut answers, body).is_empty());
+        let choice = answers.choice();
+        let name = |pattern: &str| Rule::Name { pattern: pattern.to_owned() };
+        let folder = Rule::Folder { path: "Production/Web".to_owned() };
+        assert_eq!(choice.rules, [name("web-*"), name("db-?"), folder, Rule::Device { device_id: 3 }]);
+        assert_eq!(choice.exceptions, [name("*-test")]);
+        let words = rule_words(&choice, |_| "esx-1".to_owned());
+        assert_eq!(words, ["named web-*", "named db-?", "in Production/Web", "on esx-1", "but none named *-test"]);
+    }
+
+    #[test]
+    fn what_is_too_long_or_nothing_is_named_by_its_field() {
+        let long = "x".repeat(RULE_LENGTH_MAX_CHARS + 1);
+        let many = "a%0A".repeat(RULES_MAX + 1);
+        for (body, field) in [
+            (format!("rule_names={long}"), "rule_names"),
+            (format!("except_names={many}"), "except_names"),
+            ("rule_folders=%2F".to_owned(), "rule_folders"),
+        ] {
+            assert!(take(&mut RuleAnswers::default(), &body).of(field).is_some(), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_not_offered_stays_out() {
+        let mut answers = RuleAnswers::default();
+        take(&mut answers, "disk=7:2000&disk=7:2001&leave_out=7:2001&disk=8:2000&leave_out=8:2000&leave_out=x");
+        assert!(answers.leaves_out(VmId(7), 2001) && !answers.leaves_out(VmId(7), 2000));
+        take(&mut answers, "disk=7:2000&disk=7:2001");
+        assert_eq!(answers.excluded_disks, [ExcludedDisk { vm_id: 8, disk_key: 2000 }]);
+    }
+}
