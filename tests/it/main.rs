@@ -20,6 +20,7 @@ mod retention;
 mod rig;
 mod room;
 mod selftest;
+mod speed;
 mod start;
 mod tracking;
 mod vcsim;

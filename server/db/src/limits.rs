@@ -1,8 +1,10 @@
-//! How much at once: of a device's datastores and of a repository. `jobs/lease.rs` keeps to them.
+//! How much at once, of a device's datastores and of a repository (`jobs/lease.rs` keeps to it), and how fast.
 
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::{DeviceId, RepositoryId};
+use domain::bandwidth::Bandwidth;
+use sqlx::types::Json;
 
 /// Limits of a device, beside [`crate::Device::max_jobs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
@@ -59,6 +61,45 @@ impl Database {
         let changed = sqlx::query("update repository set max_jobs = $2 where repository_id = $1")
             .bind(id)
             .bind(i32::try_from(jobs).unwrap_or(i32::MAX))
+            .execute(&self.pool)
+            .await?;
+        if changed.rows_affected() == 0 { Err(Error::not_found("repository", id)) } else { Ok(()) }
+    }
+
+    /// How fast a device's bytes may go.
+    pub async fn device_bandwidth(&self, device_id: DeviceId) -> Result<Bandwidth> {
+        let found: Option<Json<Bandwidth>> = sqlx::query_scalar("select bandwidth from device where device_id = $1")
+            .bind(device_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        found.map(|Json(bandwidth)| bandwidth).ok_or_else(|| Error::not_found("device", device_id))
+    }
+
+    /// Changes it; jobs that go on keep what they began with.
+    pub async fn set_device_bandwidth(&self, device_id: DeviceId, bandwidth: &Bandwidth) -> Result<()> {
+        let changed = sqlx::query("update device set bandwidth = $2 where device_id = $1")
+            .bind(device_id)
+            .bind(Json(bandwidth))
+            .execute(&self.pool)
+            .await?;
+        if changed.rows_affected() == 0 { Err(Error::not_found("device", device_id)) } else { Ok(()) }
+    }
+
+    /// How fast a repository's bytes may go.
+    pub async fn repository_bandwidth(&self, id: RepositoryId) -> Result<Bandwidth> {
+        let found: Option<Json<Bandwidth>> =
+            sqlx::query_scalar("select bandwidth from repository where repository_id = $1")
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await?;
+        found.map(|Json(bandwidth)| bandwidth).ok_or_else(|| Error::not_found("repository", id))
+    }
+
+    /// Changes it; it holds from the next time a job opens the repository.
+    pub async fn set_repository_bandwidth(&self, id: RepositoryId, bandwidth: &Bandwidth) -> Result<()> {
+        let changed = sqlx::query("update repository set bandwidth = $2 where repository_id = $1")
+            .bind(id)
+            .bind(Json(bandwidth))
             .execute(&self.pool)
             .await?;
         if changed.rows_affected() == 0 { Err(Error::not_found("repository", id)) } else { Ok(()) }

@@ -3,6 +3,7 @@
 //! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, job states and errors, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
+pub mod bandwidth;
 pub mod choice;
 pub mod clock;
 pub mod extent;

@@ -4,7 +4,8 @@ use crate::config::EngineConfig;
 use crate::errors;
 use crate::repositories::{Locations, Place, Repositories};
 use crate::sessions::{ConnectTarget, Connector, Sessions};
-use db::{Database, Device};
+use crate::throttle::{Throttle, Throttles};
+use db::{Database, Device, DeviceId};
 use domain::Clock;
 use domain::job::JobError;
 use hypervisor::Hypervisor;
@@ -18,6 +19,7 @@ pub struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sessions: Sessions,
     pub(crate) repositories: Repositories,
+    throttles: Throttles<DeviceId>,
 }
 
 impl Core {
@@ -29,8 +31,10 @@ impl Core {
         locations: Arc<dyn Locations>,
     ) -> Arc<Self> {
         let sessions = Sessions::new(connector);
-        let repositories = Repositories::new(locations, config.data_dir.join("cache").join("index"));
-        Arc::new(Self { db, config, clock, sessions, repositories })
+        let cache = config.data_dir.join("cache").join("index");
+        let repositories = Repositories::new(locations, cache, Arc::clone(&clock));
+        let throttles = Throttles::new(Arc::clone(&clock));
+        Arc::new(Self { db, config, clock, sessions, repositories, throttles })
     }
 
     /// The shared session of a device that is enabled.
@@ -40,6 +44,12 @@ impl Core {
         }
         let target = self.connect_target(what, device).await?;
         self.sessions.get(device.device_id, &target).await.map_err(|error| errors::host(what, &error))
+    }
+
+    /// What the bytes of a device wait for.
+    pub(crate) async fn throttle(&self, what: &str, device_id: DeviceId) -> Result<Arc<Throttle>, JobError> {
+        let bandwidth = self.db.device_bandwidth(device_id).await;
+        Ok(self.throttles.of(device_id, bandwidth.map_err(|error| errors::database(what, &error))?))
     }
 
     pub(crate) async fn connect_target(&self, what: &str, device: &Device) -> Result<ConnectTarget, JobError> {
@@ -62,11 +72,13 @@ impl Core {
         let id = row.repository_id;
         let passphrase = self.db.repository_passphrase(id).await.map_err(|error| errors::database(what, &error))?;
         let secret = self.db.repository_secret(id).await.map_err(|error| errors::database(what, &error))?;
+        let bandwidth = self.db.repository_bandwidth(id).await.map_err(|error| errors::database(what, &error))?;
         let location = serde_json::from_value(row.location.clone()).map_err(|error| {
             let why = format!("What is stored of the location {} cannot be read: {error}.", row.path);
             JobError::fail("repository.location", what, why, "Remove the location and add it again.")
         })?;
-        let place = Place { id: id.0, name: row.name.clone(), location, secret: secret.map(Into::into), passphrase };
+        let (name, secret) = (row.name.clone(), secret.map(Into::into));
+        let place = Place { id: id.0, name, location, secret, passphrase, bandwidth };
         self.repositories.get(&place).await
     }
 }

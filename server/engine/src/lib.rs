@@ -22,6 +22,7 @@ mod runtime;
 mod sessions;
 mod space;
 mod stop;
+mod throttle;
 mod verify;
 mod words;
 

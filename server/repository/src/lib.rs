@@ -37,8 +37,8 @@ mod verify;
 mod writer;
 
 pub use backend::{
-    BackendError, BackendErrorKind, FolderBackend, MemoryBackend, NfsBackend, NfsOptions, ObjectBackend, S3Backend,
-    S3Capabilities, S3Options, SmbBackend, SmbOptions,
+    BackendError, BackendErrorKind, FolderBackend, MemoryBackend, NfsBackend, NfsOptions, ObjectBackend, Pace,
+    PacedBackend, S3Backend, S3Capabilities, S3Options, SmbBackend, SmbOptions,
 };
 pub use catalogue::{Catalogue, CatalogueDisk, CatalogueMachine, CataloguePoint};
 pub use collector::{CollectOptions, CollectProgress, CollectReport, Waiting};

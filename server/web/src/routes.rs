@@ -2,7 +2,7 @@
 
 use crate::assets;
 use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
-use crate::pages::{health, left_behind, location_new, search, settings, storage, task_wizard, tasks};
+use crate::pages::{health, left_behind, location_new, search, settings, storage, storage_limits, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -88,6 +88,8 @@ fn of_devices() -> Vec<Route> {
         get("/storage/new", ManageLocations, location_new::new),
         post("/storage/new", ManageLocations, location_new::create),
         get("/storage/{repository}", View, storage::one),
+        get("/storage/{repository}/limits", ManageLocations, storage_limits::show),
+        post("/storage/{repository}/limits", ManageLocations, storage_limits::save),
         post("/storage/{repository}/verify", RunTasks, storage::verify),
         post("/storage/{repository}/collect", RunTasks, storage::collect),
     ]

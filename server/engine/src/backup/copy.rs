@@ -80,7 +80,7 @@ async fn copy_disk(
     let progress = Arc::clone(tally) as Arc<dyn Progress>;
     let input = |plan: ReadPlan| DiskInput {
         config: disk.config.clone(),
-        source: Arc::new(HostDisk::new(Arc::clone(&disk.reader), &plan)),
+        source: Arc::new(HostDisk::new(Arc::clone(&disk.reader), &plan, Arc::clone(&source.throttle))),
         plan,
     };
     let mut result = writer.backup_disk(input(disk.plan.read.clone()), Arc::clone(&progress), cancel).await;

@@ -3,6 +3,7 @@
 //! Owns: that short areas are not waited for one by one where the host takes several requests at once. Must never: give
 //! bytes of another place than was asked for.
 
+use crate::throttle::Throttle;
 use bytes::Bytes;
 use domain::Extent;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -15,6 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// A disk with what is known of the order it will be read in.
 pub struct HostDisk {
     reader: Arc<dyn DiskReader>,
+    throttle: Arc<Throttle>,
     ahead: Option<Arc<Mutex<ReadAhead>>>,
 }
 
@@ -28,7 +30,7 @@ struct ReadAhead {
 
 impl HostDisk {
     /// Increments are widened to the borders of chunks by the repository, so only a full's areas are known here.
-    pub fn new(reader: Arc<dyn DiskReader>, plan: &ReadPlan) -> Self {
+    pub fn new(reader: Arc<dyn DiskReader>, plan: &ReadPlan, throttle: Arc<Throttle>) -> Self {
         let ahead = match plan {
             ReadPlan::Allocated(areas) if reader.lanes() > 1 && areas.len() > 1 => Some(ReadAhead {
                 areas: areas.iter().copied().collect(),
@@ -37,7 +39,7 @@ impl HostDisk {
             }),
             _ => None,
         };
-        Self { reader, ahead: ahead.map(|ahead| Arc::new(Mutex::new(ahead))) }
+        Self { reader, throttle, ahead: ahead.map(|ahead| Arc::new(Mutex::new(ahead))) }
     }
 
     /// The area, if it is the next that was fetched ahead.
@@ -79,7 +81,19 @@ impl BlockSource for HostDisk {
 
     fn stream(&self, range: Extent) -> BoxStream<'static, Result<Bytes, SourceError>> {
         let direct = || self.reader.stream(range).map(|piece| piece.map_err(|error| Box::new(error) as SourceError));
-        self.next_ahead(range).unwrap_or_else(|| direct().boxed())
+        let pieces = self.next_ahead(range).unwrap_or_else(|| direct().boxed());
+        if !self.throttle.is_limited() {
+            return pieces;
+        }
+        let throttle = Arc::clone(&self.throttle);
+        let paced = move |piece: Result<Bytes, SourceError>| {
+            let throttle = Arc::clone(&throttle);
+            async move {
+                throttle.pass(piece.as_ref().map_or(0, |piece| piece.len() as u64)).await;
+                piece
+            }
+        };
+        pieces.then(paced).boxed()
     }
 
     fn lanes(&self) -> usize {
@@ -90,7 +104,9 @@ impl BlockSource for HostDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::throttle::Throttles;
     use async_trait::async_trait;
+    use domain::bandwidth::Bandwidth;
     use domain::point::ChangeMark;
     use futures_util::TryStreamExt as _;
     use hypervisor::Areas;
@@ -144,12 +160,16 @@ mod tests {
         pieces.concat()
     }
 
+    fn unlimited() -> Arc<Throttle> {
+        Throttles::new(Arc::new(domain::SystemClock)).of(1, Bandwidth::default())
+    }
+
     const AREAS: [Extent; 3] = [Extent::new(0, 4096), Extent::new(65536, 8192), Extent::new(500_000, 10)];
 
     #[tokio::test]
     async fn a_full_takes_its_areas_from_what_was_fetched_ahead() {
         let reader = Arc::new(Counted::default());
-        let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()));
+        let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()), unlimited());
         for area in AREAS {
             assert_eq!(read(&disk, area).await, bytes_at(area));
         }
@@ -160,14 +180,14 @@ mod tests {
     async fn out_of_step_it_is_read_directly_and_no_byte_is_wrong() {
         for order in [vec![AREAS[1], AREAS[0], AREAS[2]], vec![Extent::new(0, 100), AREAS[1]]] {
             let reader = Arc::new(Counted::default());
-            let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()));
+            let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()), unlimited());
             for area in &order {
                 assert_eq!(read(&disk, *area).await, bytes_at(*area));
             }
             assert_eq!(reader.direct.load(Ordering::Relaxed), order.len());
         }
         let reader = Arc::new(Counted::default());
-        let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()));
+        let disk = HostDisk::new(reader.clone(), &ReadPlan::Allocated(AREAS.to_vec()), unlimited());
         let mut torn = disk.stream(AREAS[0]);
         torn.next().await.unwrap().unwrap();
         drop(torn);

@@ -6,6 +6,7 @@
 use super::plan::{Base, Wish};
 use crate::context::JobContext;
 use crate::reconcile::undo::{self, Undone};
+use crate::throttle::Throttle;
 use crate::{errors, words};
 use db::{
     Change, ChangeKind, Device, DeviceId, Machine, Method, NewChange, Platform, Point, RepositoryId, Task, TaskId, VmId,
@@ -44,6 +45,8 @@ pub struct Source {
     /// The method reads only what changed: a host that cannot track changes is worth a warning.
     pub wants_increments: bool,
     pub host: Arc<dyn Hypervisor>,
+    /// What the bytes of the device wait for.
+    pub throttle: Arc<Throttle>,
     pub machine: MachineInfo,
     /// `<device id>/<instance uuid>`: the manifest's machine id.
     pub machine_key: String,
@@ -81,6 +84,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     let repository_row = ctx.essential(ctx.core.db.repository(task.repository_id).await)?;
     let repository = ctx.core.repository(&what, &repository_row).await?;
     let host = ctx.core.host(&what, &device).await?;
+    let throttle = ctx.core.throttle(&what, device.device_id).await?;
     undo_own(ctx, &what, host.as_ref(), &row).await?;
     let machine = find(ctx, &what, host.as_ref(), &row).await?;
     refuse_blockers(&what, &machine)?;
@@ -111,6 +115,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
         excluded_disks,
         wants_increments: task.method != Method::Full,
         host,
+        throttle,
         machine_key: format!("{}/{}", device.device_id, row.instance_uuid),
         machine,
         repository_id: task.repository_id,

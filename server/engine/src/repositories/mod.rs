@@ -5,12 +5,15 @@
 
 pub mod place;
 
+use crate::throttle::Throttles;
 use async_trait::async_trait;
+use domain::Clock;
+use domain::bandwidth::Bandwidth;
 use domain::job::JobError;
 use parking_lot::Mutex;
 use repository::{
     BackendError, BackendErrorKind, Environment, IndexOptions, InitOptions, Location, LocationSecret, ObjectBackend,
-    RecoveryKey, Repository,
+    PacedBackend, RecoveryKey, Repository,
 };
 use secrecy::SecretString;
 use std::collections::HashMap;
@@ -71,12 +74,15 @@ pub struct Place {
     pub secret: Option<LocationSecret>,
     /// Passphrase or recovery key.
     pub passphrase: SecretString,
+    /// How fast its bytes may go.
+    pub bandwidth: Bandwidth,
 }
 
 /// The repositories of this process.
 pub struct Repositories {
     locations: Arc<dyn Locations>,
     environment: Environment,
+    throttles: Throttles<Uuid>,
     by_id: Mutex<HashMap<Uuid, Slot>>,
 }
 
@@ -91,15 +97,16 @@ struct Held {
 
 impl Repositories {
     /// None open yet. `index_cache` is a folder of this server: it may be deleted while no server runs.
-    pub fn new(locations: Arc<dyn Locations>, index_cache: PathBuf) -> Self {
+    pub fn new(locations: Arc<dyn Locations>, index_cache: PathBuf, clock: Arc<dyn Clock>) -> Self {
         let index = IndexOptions { cache: Some(index_cache), ..IndexOptions::default() };
         let environment = Environment { index, ..Environment::default() };
-        Self { locations, environment, by_id: Mutex::default() }
+        Self { locations, environment, throttles: Throttles::new(clock), by_id: Mutex::default() }
     }
 
     /// The repository, opened if it is not. An open one whose location has gone fails here, not in the middle of a job.
     pub async fn get(&self, place: &Place) -> Result<Repository, JobError> {
         let what = format!("The repository “{}” in {} could not be opened.", place.name, place.location);
+        let throttle = self.throttles.of(place.id, place.bandwidth.clone());
         let slot = Arc::clone(self.by_id.lock().entry(place.id).or_default());
         let mut held = slot.lock().await;
         if let Some(open) = held.as_ref() {
@@ -114,6 +121,7 @@ impl Repositories {
         }
         let backend = self.locations.open(&place.location, place.secret.as_ref()).await;
         let backend = backend.map_err(|error| missing(&what, error))?;
+        let backend: Arc<dyn ObjectBackend> = Arc::new(PacedBackend::new(backend, throttle));
         let repository = Repository::open_in(Arc::clone(&backend), &place.passphrase, self.environment.clone())
             .await
             .map_err(|error| crate::errors::repository(&what, &error))?;
@@ -158,7 +166,6 @@ impl Repositories {
             Repository::init_in(Arc::clone(&backend), passphrase, options, self.environment.clone())
                 .await
                 .map_err(|error| crate::errors::repository(&what, &error))?;
-        self.keep(repository.clone(), backend);
         Ok((repository, key))
     }
 
@@ -174,14 +181,7 @@ impl Repositories {
         let repository = Repository::open_in(Arc::clone(&backend), passphrase, self.environment.clone())
             .await
             .map_err(|error| crate::errors::repository(&what, &error))?;
-        self.keep(repository.clone(), backend);
         Ok(repository)
-    }
-
-    fn keep(&self, repository: Repository, backend: Arc<dyn ObjectBackend>) {
-        let id = repository.id();
-        let slot = Arc::new(tokio::sync::Mutex::new(Some(Held { repository, backend })));
-        self.by_id.lock().insert(id, slot);
     }
 }
 

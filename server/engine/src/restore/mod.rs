@@ -75,6 +75,7 @@ async fn restore(ctx: &JobContext, plan: &Plan) -> Result<Outcome, JobError> {
     let opening = write::open_disks(&plan.what, &plan.repository, plan.point.id, disks, &tally);
     let opened = ctx.unless_stopped(opening).await?;
     plan.check_space(tally.sum().total)?;
+    let throttle = ctx.core.throttle(&plan.what, plan.device_id).await?;
     ctx.check(&plan.what)?;
 
     ctx.phase("Defining the machine").await;
@@ -104,7 +105,7 @@ async fn restore(ctx: &JobContext, plan: &Plan) -> Result<Outcome, JobError> {
     ctx.phase("Writing").await;
     let labels = disks.iter().map(|disk| (disk.key, disk.label.clone())).collect();
     let reporter = ctx.report(Arc::clone(&tally), labels);
-    let written = write::write_disks(ctx, &plan.what, &opened, target.as_mut(), &tally).await;
+    let written = write::write_disks(ctx, &plan.what, &opened, target.as_mut(), &tally, &throttle).await;
     reporter.finish().await;
     // The last moment at which stopping is still clean: from here on the machine stays.
     if let Err(error) = written.and_then(|()| ctx.check(&plan.what)) {

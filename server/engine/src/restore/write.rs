@@ -5,6 +5,7 @@
 use crate::context::JobContext;
 use crate::errors;
 use crate::progress::Tally;
+use crate::throttle::Throttle;
 use domain::Extent;
 use domain::job::JobError;
 use futures_util::stream::StreamExt;
@@ -45,9 +46,10 @@ pub async fn write_disks(
     disks: &[RestoreDisk],
     target: &mut dyn RestoreTarget,
     tally: &Arc<Tally>,
+    throttle: &Throttle,
 ) -> Result<(), JobError> {
     for disk in disks {
-        write_disk(ctx, what, disk, target, tally).await?;
+        write_disk(ctx, what, disk, target, tally, throttle).await?;
         ctx.info(&format!("{} written.", disk.label)).await;
     }
     Ok(())
@@ -59,6 +61,7 @@ async fn write_disk(
     disk: &RestoreDisk,
     target: &mut dyn RestoreTarget,
     tally: &Tally,
+    throttle: &Throttle,
 ) -> Result<(), JobError> {
     let host_error = |error| errors::host(&format!("{what} {} was being written.", disk.label), &error);
     target.begin_disk(disk.key).await.map_err(host_error)?;
@@ -71,6 +74,10 @@ async fn write_disk(
         let Some(piece) = piece else { break };
         let (offset, bytes) = piece.map_err(|error| errors::repository(what, &error))?;
         let length = bytes.len() as u64;
+        tokio::select! {
+            () = throttle.pass(length) => {}
+            () = ctx.stop.token().cancelled() => return Err(JobError::cancelled(what)),
+        }
         tokio::select! {
             written = target.write(offset, bytes) => written.map_err(host_error)?,
             () = ctx.stop.token().cancelled() => return Err(JobError::cancelled(what)),

@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod folder;
 pub mod memory;
 pub mod nfs;
+pub mod paced;
 pub mod s3;
 mod share;
 pub mod smb;
@@ -21,6 +22,7 @@ pub use faulty::{Fault, FaultyBackend};
 pub use folder::FolderBackend;
 pub use memory::MemoryBackend;
 pub use nfs::{NfsBackend, NfsOptions};
+pub use paced::{Pace, PacedBackend};
 pub use s3::{S3Backend, S3Capabilities, S3Options};
 pub use smb::{SmbBackend, SmbOptions};
 

@@ -3,6 +3,7 @@
 use crate::form::{Fields, Problems};
 use db::DeviceLimits;
 use db::views::DevicePage;
+use domain::bandwidth::Bandwidth;
 
 /// As typed.
 pub struct LimitFields {
@@ -12,22 +13,35 @@ pub struct LimitFields {
     pub per_datastore: String,
     /// Of a datastore that stays free, percent.
     pub reserve: String,
+    /// How fast bytes may go, a limit a line.
+    pub speed: String,
 }
 
 impl LimitFields {
     /// What holds now.
-    pub fn of(device: &DevicePage, limits: DeviceLimits) -> Self {
+    pub fn of(device: &DevicePage, limits: DeviceLimits, bandwidth: &Bandwidth) -> Self {
         Self {
             jobs: device.max_jobs.to_string(),
             per_datastore: limits.per_datastore.to_string(),
             reserve: limits.reserve_percent.to_string(),
+            speed: bandwidth.text(),
         }
     }
 
     /// What was sent.
     pub fn read(fields: &Fields) -> Self {
         let text = |name| fields.get(name).to_owned();
-        Self { jobs: text("max_jobs"), per_datastore: text("max_jobs_datastore"), reserve: text("reserve") }
+        Self {
+            jobs: text("max_jobs"),
+            per_datastore: text("max_jobs_datastore"),
+            reserve: text("reserve"),
+            speed: text("speed"),
+        }
+    }
+
+    /// How fast bytes may go, by the clock of `time_zone`, or what is wrong with it.
+    pub fn bandwidth(&self, time_zone: &str, problems: &mut Problems) -> Option<Bandwidth> {
+        bandwidth(&self.speed, time_zone, problems)
     }
 
     /// The jobs at once and the other limits, or what is wrong with them.
@@ -44,6 +58,11 @@ impl LimitFields {
         let reserve = number("reserve", &self.reserve, 0, DeviceLimits::RESERVE_MAX_PERCENT);
         Some((jobs?, DeviceLimits { per_datastore: per_datastore?, reserve_percent: reserve? }))
     }
+}
+
+/// Limits of speed as they were typed in the field `speed`.
+pub fn bandwidth(text: &str, time_zone: &str, problems: &mut Problems) -> Option<Bandwidth> {
+    Bandwidth::parse(text, time_zone).map_err(|wrong| problems.add("speed", format!("Write {wrong}."))).ok()
 }
 
 #[cfg(test)]

@@ -222,13 +222,14 @@ pub async fn remove(State(app): State<App>, session: Session, Path(device): Path
 /// `GET /devices/{id}/edit`
 pub async fn edit(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
     let device = load(&app, device).await?;
-    let limits = app.db().device_limits(device.device_id).await?;
+    let (limits, bandwidth) =
+        tokio::try_join!(app.db().device_limits(device.device_id), app.db().device_bandwidth(device.device_id))?;
     let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
     page(&Edit {
         shell,
         place: Place::of(&device),
         full_reads: device.full_reads.clone(),
-        limits: LimitFields::of(&device, limits),
+        limits: LimitFields::of(&device, limits, &bandwidth),
         device,
         found: None,
         problem: None,
@@ -243,6 +244,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
     let mut problems = place.problems();
     let typed = LimitFields::read(&fields);
     let limits = typed.limits(&mut problems);
+    let bandwidth = typed.bandwidth(&app.times().zone_name(), &mut problems);
     let everything = fields.get("full_reads") == "everything";
     if moved(&device, &place) && !fields.has("password") {
         // Or a stolen session could send the stored password to a host of its own.
@@ -255,8 +257,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             problems.add("accept", "Compare the certificate, and type the password again.");
         }
     }
-    if let (true, Some((max_jobs, limits)), Some(port), Some(hyperv)) =
-        (problems.is_empty(), limits, place.port(), place.hyperv())
+    if let (true, Some((max_jobs, limits)), Some(bandwidth), Some(port), Some(hyperv)) =
+        (problems.is_empty(), limits, bandwidth, place.port(), place.hyperv())
     {
         let update = DeviceUpdate {
             name: place.name.clone(),
@@ -272,6 +274,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
         match app.db().update_device(id, &update).await {
             Ok(()) => {
                 app.db().set_device_limits(id, limits).await?;
+                app.db().set_device_bandwidth(id, &bandwidth).await?;
                 record(&app, &session, "device.changed", &update.name, &update.host).await?;
                 app.db().enqueue_housekeeping(JobKind::Inventory, id).await?;
                 return go(format!("/devices/{id}?said=device-saved"));

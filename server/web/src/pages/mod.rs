@@ -17,6 +17,7 @@ pub mod run;
 pub mod search;
 pub mod settings;
 pub mod storage;
+pub mod storage_limits;
 mod task_answers;
 mod task_choice;
 pub mod task_wizard;

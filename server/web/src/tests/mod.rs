@@ -3,6 +3,7 @@
 mod auth;
 mod choice;
 mod hyperv;
+mod limits;
 mod pages;
 mod permissions;
 mod tracking;

@@ -72,6 +72,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         restore.clone(),
         restore.replace("/host", "/target"),
         format!("/storage/{repository}"),
+        format!("/storage/{repository}/limits"),
         "/search?q=web".to_owned(),
         "/search?q=%3Cscript%3E".to_owned(),
         "/machines?q=%22%3E%3Cscript%3E&sort=-size".to_owned(),
