@@ -16,6 +16,7 @@ mod main_job;
 mod marks;
 mod retention;
 mod rig;
+mod schedules;
 mod selftest;
 mod start;
 mod vcsim;

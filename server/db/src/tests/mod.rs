@@ -8,5 +8,6 @@ mod points;
 mod postgres;
 mod queue;
 mod runs;
+mod schedules;
 mod sealed;
 mod tasks;

@@ -4,5 +4,6 @@ mod auth;
 mod hyperv;
 mod pages;
 mod permissions;
+mod schedules;
 mod wizards;
 mod world;
