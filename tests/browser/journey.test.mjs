@@ -196,7 +196,7 @@ async function allPages(page, base) {
     home: "/", devices: "/devices", device: await at("/devices", "/devices/"), "device-new": "/devices/new",
     "device-edit": (await at("/devices", "/devices/")) + "/edit",
     machines: "/machines", machine: await at("/machines?state=protected", "/machines/"),
-    tasks: "/tasks", task: await at("/tasks", "/tasks/"), "task-new": "/tasks/new",
+    tasks: "/tasks", calendar: "/tasks/calendar", "calendar-month": "/tasks/calendar?view=month", task: await at("/tasks", "/tasks/"), "task-new": "/tasks/new",
     activity: "/activity", run: await at("/activity?kind=backup", "/activity/"),
     restore: "/restore", points: machine, point: await at(machine, "/restore/points/"),
     storage: "/storage", location: await at("/storage", "/storage/"), "location-new": "/storage/new",
@@ -281,6 +281,7 @@ async function wizardPages(page, base) {
   const draft = new URL(page.url()).pathname.replace(/\/summary$/, "");
   const pages = {};
   for (const step of ["name", "machines", "location", "method", "schedule", "retention"]) pages[`task-${step}`] = `${draft}/${step}`;
+  for (const repeat of ["Weekly", "Monthly", "After a task", "Cron"]) await answerSchedule(page, repeat, pages);
   await fillTask(page, "Draft, cold", [0], undefined, /^Cold The/);
   const cold = new URL(page.url()).pathname;
   pages["task-method-cold"] = cold.replace(/summary$/, "method");
@@ -296,6 +297,25 @@ async function wizardPages(page, base) {
   await next(page, "summary");
   pages["restore-summary"] = new URL(page.url()).pathname;
   return pages;
+}
+
+// The schedule's step answered in another way, in a draft of its own, with hours and a preview.
+async function answerSchedule(page, repeat, pages) {
+  await fillTask(page, `Draft, ${repeat}`, [0], undefined);
+  await page.goto(page.url().replace(/summary$/, "schedule"));
+  await page.getByRole("radio", { name: repeat, exact: true }).check();
+  if (repeat === "Monthly") await page.getByRole("radio", { name: "On the last day" }).check();
+  if (repeat === "Cron") await page.getByLabel("Pattern").fill("30 2 * * 6,0");
+  if (repeat === "After a task") await page.getByLabel(/^Starts when a run/).selectOption({ index: 1 });
+  if (repeat === "Weekly") {
+    await page.getByText("Missed runs and hours").click();
+    await page.getByRole("radio", { name: /^Only in these hours/ }).check();
+    await page.getByRole("radio", { name: /^Leave it out/ }).check();
+  }
+  const preview = page.locator("#preview");
+  await (repeat === "After a task" ? preview.getByText(/has ended/) : preview.locator("tbody tr").nth(9)).waitFor();
+  await next(page, "retention");
+  pages[`task-schedule-${repeat.toLowerCase().replaceAll(" ", "-")}`] = new URL(page.url()).pathname.replace(/retention$/, "schedule");
 }
 
 // The same wizard in a browser that runs no script at all.

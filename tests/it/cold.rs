@@ -207,6 +207,27 @@ async fn cancelled_in_mid_copy_the_machine_runs_again_and_a_late_guest_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_the_end_of_its_hours_a_run_is_stopped_and_nothing_is_left() {
+    let case = Case::new().await;
+    for (mode, name) in [(Mode::Cold, "cold"), (Mode::Hot, "hot")] {
+        let task = case.task(name, mode, IfStillOn::Fail).await;
+        let id = case.host.faults().add(Rule::always(On::path("-flat.vmdk"), Action::Stall(FOR_EVER)));
+        let run = case.rig.start_run(task).await;
+        case.rig.wait("the copy", async || (case.host.faults().hits(id) > 0).then_some(())).await;
+        let hours_end = case.rig.db.now().await.expect("a time");
+        case.rig.db.set_must_end(run, Some(hours_end)).await.expect("set");
+        let job = case.rig.finished(run).await.remove(0);
+        let error = job.error.clone().expect("an error");
+        assert_eq!((job.state, error.code.as_str()), (JobState::Cancelled, "schedule.window_ended"), "{error}");
+        assert!(error.what.contains("web-01") && case.rig.log(&job).await.contains("had ended"), "{error}");
+        assert!(case.runs(), "before the job ends");
+        case.host.faults().clear();
+        case.is_as_before().await;
+    }
+    assert!(case.rig.points(case.web).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_worker_takes_over_a_machine_that_is_off() {
     let case = Case::new().await;
     let task = case.task("cold", Mode::Cold, IfStillOn::Fail).await;

@@ -19,6 +19,7 @@ mod marks;
 mod retention;
 mod rig;
 mod room;
+mod schedules;
 mod selftest;
 mod speed;
 mod start;

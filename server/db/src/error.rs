@@ -100,6 +100,9 @@ pub enum Conflict {
     /// A device is added once.
     #[error("a device with this address and port exists already")]
     DeviceAddress,
+    /// A task would start itself, after other tasks.
+    #[error("these tasks would start each other in a ring")]
+    TaskRing,
     /// Names of accounts are unique.
     #[error("an account with this name exists already")]
     AccountName,

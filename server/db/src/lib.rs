@@ -10,6 +10,7 @@
 
 mod accounts;
 mod audit;
+mod chain;
 mod choice;
 mod column;
 mod database;

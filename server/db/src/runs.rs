@@ -6,7 +6,7 @@ use crate::error::{Conflict, Error, Result};
 use crate::events::{Event, notify};
 use crate::ids::{DeviceId, JobId, RepositoryId, RunId, TaskId, VmId};
 use crate::jobs::{NewJob, cancel_queued, insert_job};
-use domain::job::{JobKind, JobState};
+use domain::job::{JobError, JobKind, JobState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,6 +38,12 @@ pub struct Run {
     /// When its last job ended.
     #[sqlx(try_from = "MaybeTime")]
     pub finished_at: Option<Timestamp>,
+    /// It did not happen, because of this; it has no jobs.
+    #[sqlx(json(nullable))]
+    pub skipped: Option<JobError>,
+    /// What still runs then is stopped.
+    #[sqlx(try_from = "MaybeTime")]
+    pub must_end_at: Option<Timestamp>,
 }
 
 /// Backup or restore.
@@ -238,9 +244,9 @@ impl Database {
             return Err(Error::Conflict(Conflict::RunActive(run_id)));
         }
         let jobs = sqlx::query(
-            "update job set state = 'queued', attempt = 0, run_after = now(), cancel_requested = false, error = null,
-                 result = null, phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0,
-                 finished_at = null, updated_at = now()
+            "update job set state = 'queued', attempt = 0, run_after = now(), cancel_requested = false,
+                 window_ended = false, error = null, result = null, phase = '', bytes_total = 0, bytes_done = 0,
+                 bytes_stored = 0, bytes_per_second = 0, finished_at = null, updated_at = now()
              where run_id = $1 and state in ('failed', 'cancelled')",
         )
         .bind(run_id)
@@ -248,6 +254,11 @@ impl Database {
         .await?
         .rows_affected();
         if jobs > 0 {
+            // A person wants it now, whatever the task's hours.
+            sqlx::query("update run set must_end_at = null where run_id = $1")
+                .bind(run_id)
+                .execute(&mut *transaction)
+                .await?;
             recompute(&mut transaction, run_id).await?;
             notify(&mut transaction, Event::JobsWaiting).await?;
         }
@@ -327,11 +338,15 @@ pub(crate) async fn active_run(transaction: &mut Tx<'_>, task_id: TaskId) -> Res
         .await?)
 }
 
-/// Derives the run's state from its jobs' and tells whoever looks at it. Called by whatever changes a job's state.
+/// Derives the run's state from its jobs' and tells whoever looks at it; what follows a run that has ended becomes due.
+/// Called by whatever changes a job's state.
 pub(crate) async fn recompute(transaction: &mut Tx<'_>, run_id: RunId) -> Result<()> {
     // The lock orders the ends of two jobs: the second sees the first's.
-    sqlx::query("select from run where run_id = $1 for update").bind(run_id).execute(&mut **transaction).await?;
-    sqlx::query(
+    let before: String = sqlx::query_scalar("select state from run where run_id = $1 for update")
+        .bind(run_id)
+        .fetch_one(&mut **transaction)
+        .await?;
+    let after: String = sqlx::query_scalar(
         "update run set state = s.state,
              finished_at = case when s.state in ('queued', 'running') then null else coalesce(finished_at, now()) end
          from (select case
@@ -343,10 +358,14 @@ pub(crate) async fn recompute(transaction: &mut Tx<'_>, run_id: RunId) -> Result
                  when count(*) filter (where state = 'warning') > 0 then 'warning'
                  else 'succeeded' end as state
                from job where run_id = $1) s
-         where run_id = $1",
+         where run_id = $1 returning run.state",
     )
     .bind(run_id)
-    .execute(&mut **transaction)
+    .fetch_one(&mut **transaction)
     .await?;
+    let is_over = |word: &str| JobState::parse(word).filter(|state| state.is_final());
+    if let (None, Some(state)) = (is_over(&before), is_over(&after)) {
+        crate::chain::run_ended(transaction, run_id, state).await?;
+    }
     notify(transaction, Event::RunChanged(run_id)).await
 }

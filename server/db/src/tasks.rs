@@ -1,5 +1,6 @@
 //! Backup tasks: what is backed up where, how and when.
 
+use crate::chain::{check_chain, followers};
 use crate::choice::settle_members;
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
@@ -136,9 +137,11 @@ pub struct TaskInput {
 }
 
 impl Database {
-    /// Makes a task. Its first due time follows from the schedule and Postgres's clock.
+    /// Makes a task. Its first due time follows from the schedule and Postgres's clock. A schedule that follows a task
+    /// which is gone is [`Error::NotFound`], one that closes a ring [`Conflict::TaskRing`](crate::Conflict::TaskRing).
     pub async fn create_task(&self, input: &TaskInput) -> Result<TaskId> {
         let mut transaction = self.pool.begin().await?;
+        check_chain(&mut transaction, None, &input.schedule).await?;
         let next_due_at = next_due(&mut transaction, &input.schedule).await?;
         let task_id: TaskId = sqlx::query_scalar(
             "insert into backup_task (name, repository_id, schedule, retention, method, full_every, quiesce, next_due_at,
@@ -171,6 +174,7 @@ impl Database {
     pub async fn update_task(&self, task_id: TaskId, input: &TaskInput) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
         let paused = lock_task(&mut transaction, task_id).await?;
+        check_chain(&mut transaction, Some(task_id), &input.schedule).await?;
         let next_due_at = if paused { None } else { next_due(&mut transaction, &input.schedule).await? };
         sqlx::query(
             "update backup_task set name = $2, repository_id = $3, schedule = $4, retention = $5, method = $6,
@@ -225,7 +229,8 @@ impl Database {
         Ok(())
     }
 
-    /// Deletes a task. Its history and its restore points stay; [`Error::InUse`] while a run of it is going on.
+    /// Deletes a task. Its history and its restore points stay; [`Error::InUse`] while a run of it is going on or
+    /// another task runs after it.
     pub async fn delete_task(&self, task_id: TaskId) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
         lock_task(&mut transaction, task_id).await?;
@@ -235,6 +240,11 @@ impl Database {
             .await?;
         if let Some(run_id) = crate::runs::active_run(&mut transaction, task_id).await? {
             return Err(Error::InUse { what: format!("task “{name}”"), by: vec![format!("its run {run_id}")] });
+        }
+        let by = followers(&mut transaction, task_id).await?;
+        if !by.is_empty() {
+            let by = by.iter().map(|name| format!("the task “{name}”, which runs after it")).collect();
+            return Err(Error::InUse { what: format!("task “{name}”"), by });
         }
         sqlx::query("update backup_task set deleted_at = now(), next_due_at = null where task_id = $1")
             .bind(task_id)

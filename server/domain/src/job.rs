@@ -58,7 +58,7 @@ pub enum JobState {
     Warning,
     /// Not done.
     Failed,
-    /// Stopped by an operator.
+    /// Stopped by an operator or by its schedule, or never begun.
     Cancelled,
 }
 
@@ -98,7 +98,7 @@ pub enum Disposition {
     Retry,
     /// Will not change by itself.
     Fail,
-    /// An operator cancelled it, or the server stops.
+    /// An operator cancelled it, its hours ended, or the server stops.
     Cancelled,
 }
 
@@ -131,6 +131,11 @@ impl JobError {
     /// Stopped on request.
     pub fn cancelled(what: impl Into<String>) -> Self {
         Self::new(Disposition::Cancelled, "job.cancelled", what, "An operator cancelled it.", "")
+    }
+
+    /// Stopped, or not begun, for a reason of its own.
+    pub fn cancelled_by(code: &str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Disposition::Cancelled, code, what, why, hint)
     }
 
     fn new(

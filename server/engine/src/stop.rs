@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 pub enum StopReason {
     /// An operator asked for it: the job ends as cancelled.
     Operator,
+    /// The hours in which its task may run are over: it ends as cancelled, with words of its own.
+    HoursEnded,
     /// The server stops: the job goes back to the queue.
     ServerStops,
     /// Another worker may hold the job: nothing may be written about it any more.

@@ -1,7 +1,9 @@
 //! Everything that answers: one table. A test walks it with every role.
 
 use crate::assets;
-use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
+use crate::pages::{
+    account, activity, calendar, device_wizard, devices, gate, home, machines, restore, restore_wizard, run,
+};
 use crate::pages::{health, left_behind, location_new, search, settings, storage, storage_limits, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
@@ -98,6 +100,7 @@ fn of_devices() -> Vec<Route> {
 fn of_tasks() -> Vec<Route> {
     vec![
         get("/tasks", View, tasks::list),
+        get("/tasks/calendar", View, calendar::calendar),
         get("/tasks/new", EditTasks, task_wizard::new),
         post("/tasks/new", EditTasks, task_wizard::begin),
         get("/tasks/draft/{draft}/{step}", EditTasks, task_wizard::step),

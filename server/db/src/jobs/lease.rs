@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, notify};
 use crate::ids::{DeviceId, JobId, RunId, VmId};
 use domain::job::{JobError, JobKind, JobState};
+use domain::schedule::outcome;
 use std::time::Duration;
 
 /// How long a lease holds without a heartbeat.
@@ -70,6 +71,8 @@ pub struct LeaseLimits {
 pub struct Heartbeat {
     /// Someone asked for the job's end.
     pub cancel_requested: bool,
+    /// That was because its task's hours were over.
+    pub window_ended: bool,
 }
 
 /// A job whose worker has died.
@@ -102,6 +105,7 @@ struct Expired {
     attempt: i32,
     max_attempts: i32,
     cancel_requested: bool,
+    window_ended: bool,
 }
 
 impl Database {
@@ -129,17 +133,17 @@ impl Database {
 
     /// Keeps the lease for another [`LEASE_SECONDS`].
     pub async fn heartbeat(&self, lease: Lease) -> Result<Heartbeat> {
-        let cancel_requested: Option<bool> = sqlx::query_scalar(
+        let beat: Option<(bool, bool)> = sqlx::query_as(
             "update job set lease_expires_at = now() + make_interval(secs => $3)
-             where job_id = $1 and fence = $2 and state = 'running' returning cancel_requested",
+             where job_id = $1 and fence = $2 and state = 'running' returning cancel_requested, window_ended",
         )
         .bind(lease.job_id)
         .bind(lease.fence)
         .bind(f64::from(LEASE_SECONDS))
         .fetch_optional(&self.pool)
         .await?;
-        let cancel_requested = cancel_requested.ok_or(Error::LostLease(lease.job_id))?;
-        Ok(Heartbeat { cancel_requested })
+        let (cancel_requested, window_ended) = beat.ok_or(Error::LostLease(lease.job_id))?;
+        Ok(Heartbeat { cancel_requested, window_ended })
     }
 
     /// Gives the job back because the server stops: queued again at once, and this attempt does not count.
@@ -185,7 +189,8 @@ impl Database {
     pub async fn reap(&self, pause: impl Fn(u32) -> Duration + Send) -> Result<Vec<Reaped>> {
         let mut transaction = self.pool.begin().await?;
         let expired: Vec<Expired> = sqlx::query_as(
-            "select job_id, fence, kind, run_id, device_id, vm_id, title, attempt, max_attempts, cancel_requested
+            "select job_id, fence, kind, run_id, device_id, vm_id, title, attempt, max_attempts, cancel_requested,
+                 window_ended
              from job where state = 'running' and lease_expires_at <= now()
              order by job_id limit $1 for update skip locked",
         )
@@ -195,7 +200,9 @@ impl Database {
         let mut reaped = Vec::with_capacity(expired.len());
         for job in expired {
             let error = worker_lost(&job.title);
-            let ended = if job.cancel_requested {
+            let ended = if job.window_ended {
+                Ended::Final(JobState::Cancelled, None, Some(outcome::window_ended(&job.title)))
+            } else if job.cancel_requested {
                 Ended::Final(JobState::Cancelled, None, Some(JobError::cancelled("The job was stopped.")))
             } else if job.attempt >= job.max_attempts {
                 Ended::Final(JobState::Failed, None, Some(error))

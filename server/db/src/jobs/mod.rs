@@ -71,6 +71,8 @@ pub struct Job {
     pub leased_by: Option<String>,
     /// Someone asked for its end.
     pub cancel_requested: bool,
+    /// That was because its task's hours were over.
+    pub window_ended: bool,
     /// What it is doing, in words.
     pub phase: String,
     /// Bytes to read or write, as far as known.

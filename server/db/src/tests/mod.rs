@@ -10,5 +10,6 @@ mod points;
 mod postgres;
 mod queue;
 mod runs;
+mod schedules;
 mod sealed;
 mod tasks;

@@ -9,7 +9,7 @@ use domain::schedule::Schedule;
 use jiff::{Timestamp, ToSpan};
 
 fn daily() -> Schedule {
-    Schedule::Daily { at: "22:00:00".parse().unwrap(), time_zone: "UTC".to_owned() }
+    Schedule::daily("22:00:00".parse().unwrap(), "UTC")
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn what_was_missed_runs_once_and_two_schedulers_start_it_once() {
     assert_eq!(started.iter().map(|task| task.task_id).collect::<Vec<_>>(), due);
     let now = db.now().await.unwrap();
     for task in &started {
-        assert!(matches!(task.start, Start::Started { jobs: 2, .. }), "{task:?}");
+        assert!(matches!(task.start, Some(Start::Started { jobs: 2, .. })), "{task:?}");
         assert!(task.next_due_at.unwrap() > now);
         assert_eq!(db.runs_of_task(task.task_id, 10).await.unwrap().len(), 1);
     }

@@ -59,12 +59,15 @@ pub struct RunLine {
     pub bytes_stored: u64,
     /// Something on it is simulated.
     pub simulated: bool,
+    /// It did not happen, because of this.
+    #[sqlx(json(nullable))]
+    pub skipped: Option<JobError>,
 }
 
 /// Runs, newest first.
 pub async fn runs(db: &Database, filter: &RunFilter) -> Result<Slice<RunLine>> {
     let lines = sqlx::query_as(
-        "select r.run_id, r.kind, r.task_id, r.title, r.started_by, r.state, r.created_at, r.finished_at,
+        "select r.run_id, r.kind, r.task_id, r.title, r.started_by, r.state, r.created_at, r.finished_at, r.skipped,
                 coalesce(j.jobs, 0) as jobs, coalesce(j.failed, 0) as failed,
                 coalesce(j.bytes_done, 0)::bigint as bytes_done, coalesce(j.bytes_total, 0)::bigint as bytes_total,
                 coalesce(j.bytes_stored, 0)::bigint as bytes_stored, coalesce(j.simulated, false) as simulated
@@ -130,6 +133,12 @@ pub struct RunHead {
     pub method: Option<String>,
     /// `hot`, `cold` or `cold_snapshot`.
     pub mode: Option<String>,
+    /// It did not happen, because of this.
+    #[sqlx(json(nullable))]
+    pub skipped: Option<JobError>,
+    /// What still runs then is stopped.
+    #[sqlx(try_from = "MaybeTime")]
+    pub must_end_at: Option<Timestamp>,
 }
 
 /// Head of the run page.
@@ -137,7 +146,7 @@ pub async fn run_head(db: &Database, run: RunId) -> Result<Option<RunHead>> {
     let head = sqlx::query_as(
         "select r.run_id, r.kind, r.task_id, coalesce(t.deleted_at is null and t.task_id is not null, false) as task_exists,
                 r.title, r.started_by, r.state, r.created_at, r.finished_at, p.name as repository, t.method,
-                t.mode
+                t.mode, r.skipped, r.must_end_at
          from run r left join backup_task t using (task_id) left join repository p using (repository_id)
          where r.run_id = $1",
     )
@@ -291,7 +300,7 @@ pub async fn runs_of_machine(db: &Database, vm: VmId, limit: i64) -> Result<Vec<
     let rows: Vec<Row> = sqlx::query_as(
         "select r.run_id, r.kind, r.task_id, r.title, r.started_by, j.state, j.created_at, j.finished_at,
                 1::bigint as jobs, (j.state = 'failed')::int::bigint as failed, j.bytes_done, j.bytes_total,
-                j.bytes_stored, coalesce(d.simulated, false) as simulated, j.error
+                j.bytes_stored, coalesce(d.simulated, false) as simulated, r.skipped, j.error
          from job j join run r using (run_id) left join device d using (device_id)
          where j.vm_id = $1 order by j.created_at desc, j.job_id desc limit $2",
     )

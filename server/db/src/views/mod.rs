@@ -4,6 +4,7 @@
 //! Read next: the module of the page.
 
 mod activity;
+mod calendar;
 mod devices;
 mod home;
 mod left_behind;
@@ -16,6 +17,7 @@ mod tasks;
 pub use activity::{
     DiskProgress, JobView, LogLine, RunFilter, RunHead, RunLine, jobs_of, log_of, run_head, runs, runs_of_machine,
 };
+pub use calendar::{CalendarTask, calendar_tasks};
 pub use devices::{DatastoreLine, DeviceLine, DeviceMachine, DevicePage, NetworkLine, device_page, devices};
 pub use home::{
     ActiveRun, Day, HomeCounts, LeftBehind, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, left_behind,

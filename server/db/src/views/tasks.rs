@@ -67,12 +67,21 @@ pub struct TaskLine {
     /// Its end, or its start while it goes on.
     #[sqlx(try_from = "MaybeTime")]
     pub last_at: Option<Timestamp>,
+    /// It did not happen.
+    pub last_skipped: bool,
+    /// Name of the task it runs after.
+    pub after_task: Option<String>,
 }
 
 impl TaskLine {
     /// State of the newest run.
     pub fn last(&self) -> Option<JobState> {
         self.last_state.as_deref().and_then(JobState::parse)
+    }
+
+    /// Its schedule.
+    pub fn schedule_words(&self) -> String {
+        domain::schedule::in_words(&self.schedule, self.after_task.as_deref())
     }
 
     /// A run is going on.
@@ -87,12 +96,15 @@ const QUERY: &str = "
            t.excluded_disks, t.paused, t.next_due_at, coalesce(m.machines, 0) as machines,
            coalesce(m.simulated, false) as simulated,
            (select count(*) from restore_point o where o.task_id = t.task_id and o.expiring_since is null) as points,
-           r.run_id as last_run, r.state as last_state, coalesce(r.finished_at, r.created_at) as last_at
+           r.run_id as last_run, r.state as last_state, coalesce(r.finished_at, r.created_at) as last_at,
+           coalesce(r.skipped is not null, false) as last_skipped,
+           (select x.name from backup_task x where t.schedule ->> 'kind' = 'after' and x.deleted_at is null
+                and x.task_id = (t.schedule ->> 'task_id')::bigint) as after_task
     from backup_task t join repository p using (repository_id)
     left join lateral (select count(*) as machines, bool_or(d.simulated) as simulated
                        from backup_task_machine m join virtual_machine v using (vm_id) join device d using (device_id)
                        where m.task_id = t.task_id) m on true
-    left join lateral (select run_id, state, finished_at, created_at from run r where r.task_id = t.task_id
+    left join lateral (select run_id, state, finished_at, created_at, skipped from run r where r.task_id = t.task_id
                        order by created_at desc, run_id desc limit 1) r on true
     where t.deleted_at is null and ($1::bigint is null or t.task_id = $1)
     order by lower(t.name)";

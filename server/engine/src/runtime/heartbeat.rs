@@ -24,7 +24,9 @@ pub async fn keep(core: Arc<Core>, lease: Lease, stop: Stop, look: Arc<Notify>) 
         match tokio::time::timeout_at(deadline, core.db.heartbeat(lease)).await {
             Ok(Ok(beat)) => {
                 last_success = Instant::now();
-                if beat.cancel_requested {
+                if beat.window_ended {
+                    stop.now(StopReason::HoursEnded);
+                } else if beat.cancel_requested {
                     stop.now(StopReason::Operator);
                 }
             }

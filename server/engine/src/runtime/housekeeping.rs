@@ -36,10 +36,15 @@ where
     }
 }
 
-/// Starts what is due. What was missed while no server ran is started once.
+/// Stops what runs past its task's hours, then starts what is due. What was missed while no server ran is started once or
+/// left out, as the task says.
 pub async fn schedule(core: Arc<Core>) -> db::Result<()> {
+    for run in core.db.stop_runs_past_their_hours().await? {
+        tracing::info!(%run, "the hours of its task are over: the run is stopped");
+    }
     for due in core.db.start_due_tasks().await? {
-        tracing::info!(task = %due.name, due = %due.due_at, start = ?due.start, "task started by schedule");
+        let (start, skipped) = (due.start, due.skipped);
+        tracing::info!(task = %due.name, due = %due.due_at, ?start, ?skipped, "due by schedule");
     }
     Ok(())
 }

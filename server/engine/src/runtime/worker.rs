@@ -10,6 +10,7 @@ use crate::stop::{Stop, StopReason};
 use crate::{backup, collect, errors, inventory, reconcile, restore, verify, words};
 use db::{Event, Job, Lease, LeaseLimits, Outcome};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
+use domain::schedule::outcome;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -175,7 +176,11 @@ async fn settle(ctx: &JobContext, ended: Result<Outcome, JobError>) {
             return;
         }
         (Err(_), Some(StopReason::ServerStops)) => Ending::Release,
-        (Err(error), Some(StopReason::Operator)) => {
+        // What else went wrong meanwhile, such as a machine that does not start again, must not be hidden.
+        (Err(error), Some(StopReason::HoursEnded)) if error.disposition == Disposition::Cancelled => {
+            Ending::Finish(Outcome::Error(outcome::window_ended(&ctx.job.title)))
+        }
+        (Err(error), Some(StopReason::Operator | StopReason::HoursEnded)) => {
             Ending::Finish(Outcome::Error(JobError { disposition: Disposition::Cancelled, ..error }))
         }
         (Err(error), None) if error.disposition == Disposition::Retry && ctx.job.attempt < ctx.job.max_attempts => {
@@ -205,7 +210,8 @@ async fn tell(ctx: &JobContext, ending: &Ending) {
     match ending {
         Ending::Finish(Outcome::Succeeded(_) | Outcome::Warning(_)) => {}
         Ending::Finish(Outcome::Error(error)) if error.disposition == Disposition::Cancelled => {
-            ctx.log(LogLevel::Warning, "Cancelled.").await;
+            let hours_ended = ctx.stop.reason() == Some(StopReason::HoursEnded);
+            ctx.log(LogLevel::Warning, if hours_ended { &error.why } else { "Cancelled." }).await;
         }
         Ending::Finish(Outcome::Error(error)) => ctx.log(LogLevel::Error, &error.to_string()).await,
         Ending::Again(error) => {

@@ -7,7 +7,7 @@ use crate::form::Fields;
 use crate::format::{self, Of};
 use crate::shell::{Section, Shell};
 use crate::state::App;
-use crate::ui;
+use crate::ui::{self, Tone};
 use askama::Template;
 use axum::extract::State;
 use db::views::{self, RunFilter, RunLine, Slice};

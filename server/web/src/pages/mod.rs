@@ -2,6 +2,8 @@
 
 pub mod account;
 pub mod activity;
+pub mod calendar;
+mod coming;
 mod device_limits;
 mod device_place;
 pub mod device_wizard;
@@ -14,6 +16,8 @@ pub mod machines;
 pub mod restore;
 pub mod restore_wizard;
 pub mod run;
+mod schedule_answers;
+mod schedule_preview;
 pub mod search;
 pub mod settings;
 pub mod storage;

@@ -17,7 +17,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use db::views::{self, DiskProgress, JobView, LogLine, RunHead};
 use db::{RunId, RunKind};
-use domain::job::{JobState, LogLevel};
+use domain::job::{JobError, JobState, LogLevel};
 
 /// Log lines shown at once; older ones are on the page with all of them.
 const LOG_LINES: i64 = 400;
@@ -272,6 +272,12 @@ impl LogPart<'_> {
 }
 
 impl RunPage {
+    /// What ended it at the end of its task's hours.
+    fn hours_ended(&self) -> Option<&JobError> {
+        let errors = self.jobs.iter().filter(|part| part.job.state == JobState::Cancelled);
+        errors.filter_map(|part| part.job.error.as_ref()).find(|error| error.code == "schedule.window_ended")
+    }
+
     fn log_line(&self, line: &LogLine) -> Html {
         Html(LogPart { line, times: &self.shell.times }.render().unwrap_or_default())
     }
@@ -298,7 +304,8 @@ impl RunPage {
             }
             _ => String::new(),
         };
-        Html(format!("Started {} {by}.{what}", self.shell.times.moment(run.created_at)))
+        let verb = if run.skipped.is_some() { "Left out" } else { "Started" };
+        Html(format!("{verb} {} {by}.{what}", self.shell.times.moment(run.created_at)))
     }
 }
 

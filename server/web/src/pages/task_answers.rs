@@ -1,5 +1,6 @@
 //! What the wizard of a task has been told so far: each step's fields, checked when they come, and the task they make.
 
+use super::schedule_answers::When;
 use super::task_choice::RuleAnswers;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
@@ -8,8 +9,6 @@ use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
-use jiff::civil::Time;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a task.
@@ -20,8 +19,6 @@ const KEEP_MAX: u32 = 10_000;
 const FULL_EVERY_MAX: u32 = 1_000;
 /// Points that are kept unless one says otherwise.
 const KEEP_DEFAULT: u32 = 14;
-/// Start of a daily task unless one says otherwise.
-const AT_DEFAULT: &str = "22:00";
 
 /// Steps in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,12 +110,9 @@ pub struct Answers {
     /// How they are shut down, if they are.
     #[serde(default)]
     pub shutdown: Shutdown,
-    /// `daily` or `manual`.
-    pub repeat: String,
-    /// `22:00`.
-    pub at: String,
-    /// IANA name.
-    pub time_zone: String,
+    /// When it runs.
+    #[serde(flatten)]
+    pub when: When,
     /// Points to keep.
     pub keep: u32,
     /// Furthest step that was answered, so that a default is seen before it counts.
@@ -140,9 +134,7 @@ impl Answers {
             quiesce: true,
             mode: Mode::default(),
             shutdown: Shutdown::default(),
-            repeat: "daily".to_owned(),
-            at: AT_DEFAULT.to_owned(),
-            time_zone: if TimeZone::get(time_zone).is_ok() { time_zone.to_owned() } else { "UTC".to_owned() },
+            when: When::new(time_zone),
             keep: KEEP_DEFAULT,
             answered: 0,
         }
@@ -151,7 +143,7 @@ impl Answers {
     /// Those of a task that exists.
     pub fn of_task(task: &Task, machines: Vec<VmId>, time_zone: &str) -> Self {
         let Retention::KeepLast { count } = task.retention;
-        let mut answers = Self {
+        Self {
             task_id: Some(task.task_id),
             name: task.name.clone(),
             priority: task.priority,
@@ -165,16 +157,9 @@ impl Answers {
             shutdown: task.shutdown(),
             keep: count,
             answered: Step::ALL.len(),
+            when: When::of(&task.schedule, time_zone),
             ..Self::new(time_zone)
-        };
-        match &task.schedule {
-            Schedule::Manual => "manual".clone_into(&mut answers.repeat),
-            Schedule::Daily { at, time_zone } => {
-                answers.at = at.strftime("%H:%M").to_string();
-                answers.time_zone.clone_from(time_zone);
-            }
         }
-        answers
     }
 
     /// For the draft.
@@ -221,7 +206,7 @@ impl Answers {
                 }
             }
             Step::Method => self.take_method(fields, problems),
-            Step::Schedule => self.take_schedule(fields, problems),
+            Step::Schedule => self.when.take(fields, problems),
             Step::Retention => match fields.number::<u32>("keep") {
                 Some(keep) if (1..=KEEP_MAX).contains(&keep) => self.keep = keep,
                 _ => problems.add("keep", format!("A number from 1 to {KEEP_MAX}.")),
@@ -261,28 +246,9 @@ impl Answers {
         }
     }
 
-    fn take_schedule(&mut self, fields: &Fields, problems: &mut Problems) {
-        (if fields.get("repeat") == "manual" { "manual" } else { "daily" }).clone_into(&mut self.repeat);
-        if self.repeat == "manual" {
-            return;
-        }
-        fields.get("at").clone_into(&mut self.at);
-        fields.get("time_zone").clone_into(&mut self.time_zone);
-        if parse_time(&self.at).is_none() {
-            problems.add("at", "A time of day, such as 22:00.");
-        }
-        if TimeZone::get(&self.time_zone).is_err() {
-            problems.add("time_zone", "This time zone is not known. Write it as Europe/Vienna.");
-        }
-    }
-
     /// The schedule, when the answers make one.
     pub fn schedule(&self) -> Option<Schedule> {
-        if self.repeat == "manual" {
-            return Some(Schedule::Manual);
-        }
-        TimeZone::get(&self.time_zone).ok()?;
-        Some(Schedule::Daily { at: parse_time(&self.at)?, time_zone: self.time_zone.clone() })
+        self.when.schedule()
     }
 
     /// The task, when every step has its answer.
@@ -306,11 +272,6 @@ impl Answers {
             excluded_disks: self.rules.excluded_disks.clone(),
         })
     }
-}
-
-fn parse_time(text: &str) -> Option<Time> {
-    let (hour, minute) = text.split_once(':')?;
-    Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
 }
 
 #[cfg(test)]
@@ -340,7 +301,7 @@ mod tests {
         assert_eq!(task.machines, [VmId(3), VmId(7)]);
         assert_eq!(task.retention, Retention::KeepLast { count: 5 });
         assert_eq!(task.full_every, 30);
-        assert_eq!(task.schedule, Schedule::Daily { at: "22:30".parse().unwrap(), time_zone: "Europe/Vienna".into() });
+        assert_eq!(task.schedule, Schedule::daily("22:30".parse().unwrap(), "Europe/Vienna"));
     }
 
     #[test]

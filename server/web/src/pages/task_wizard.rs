@@ -2,15 +2,17 @@
 //! Read next: `task_answers.rs` (what a draft holds and when it is complete).
 
 use super::devices::record;
+use super::schedule_answers::When;
+use super::schedule_preview::{PreviewRun, preview};
 use super::task_answers::{Answers, Step};
 use super::task_choice::rule_words;
-use super::tasks::{method_words, mode_words, retention_words, schedule_words};
+use super::tasks::{method_words, mode_words, retention_words};
 use super::{devices, form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
-use crate::format;
-use crate::shell::{Section, Shell, Times};
+use crate::format::{self, Of};
+use crate::shell::{Section, Shell};
 use crate::state::App;
 use crate::ui::{self, Tone};
 use askama::Template;
@@ -18,11 +20,9 @@ use axum::extract::{Path, State};
 use db::views::{self, ChoiceDisk, DeviceLine, RepositoryLine, TaskMachine};
 use db::{DeviceId, DraftId, DraftKind, Start, TaskId, VmId};
 use domain::retention::Retention;
-use domain::schedule::Schedule;
+use domain::schedule::{Nth, Weekday};
 use jiff::Timestamp;
 
-/// Runs in the preview.
-const PREVIEW_RUNS: usize = 10;
 /// Names of machines that a rule takes in.
 const NAMES_SHOWN: usize = 12;
 
@@ -39,6 +39,8 @@ struct Wizard {
     repository: Option<String>,
     /// Ids and names.
     devices: Vec<(i64, String)>,
+    /// Other tasks, which this one may run after.
+    others: Vec<(TaskId, String)>,
     picked: u64,
     picked_bytes: u64,
 }
@@ -63,7 +65,7 @@ steps! {
     }
     LocationStep("tasks/step_location.html") { repositories: Vec<RepositoryLine> }
     MethodStep("tasks/step_method.html") {}
-    ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<Timestamp>, zone_note: String }
+    ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<PreviewRun> }
     RetentionStep("tasks/step_retention.html") {}
     SummaryStep("tasks/step_summary.html") { machines: Vec<TaskMachine>, next: Option<Timestamp> }
 }
@@ -130,7 +132,22 @@ impl Wizard {
     }
 
     fn schedule(&self) -> String {
-        self.answers.schedule().map_or_else(|| "not chosen yet".to_owned(), |schedule| schedule_words(&schedule))
+        let Some(schedule) = self.answers.schedule() else { return "not chosen yet".to_owned() };
+        domain::schedule::in_words(&schedule, self.followed())
+    }
+
+    fn when(&self) -> &When {
+        &self.answers.when
+    }
+
+    /// Name of the task that it runs after.
+    fn followed(&self) -> Option<&str> {
+        let task = self.answers.when.after_task?;
+        self.others.iter().find(|other| other.0 == task).map(|other| other.1.as_str())
+    }
+
+    fn is_followed(&self, task: impl Of<TaskId>) -> bool {
+        self.answers.when.after_task == Some(task.value())
     }
 
     fn retention(&self) -> String {
@@ -327,7 +344,8 @@ async fn show(
     let picked_bytes = chosen.iter().map(|machine| machine.size_bytes).sum();
     let picked = chosen.len() as u64;
     let devices = views::devices(app.db()).await?.into_iter().map(|it| (it.device_id.0, it.name)).collect();
-    let wizard = Wizard { draft, step, answers, problems, repository, devices, picked, picked_bytes };
+    let others = other_tasks(app, &answers).await?;
+    let wizard = Wizard { draft, step, answers, problems, repository, devices, others, picked, picked_bytes };
     let shell = Shell::new(app, session, Section::Tasks, format!("{}: {}", wizard.title(), step.word())).await?;
     match step {
         Step::Name => answer_page(&NameStep { shell, wizard }, failed),
@@ -344,9 +362,9 @@ async fn show(
         Step::Location => answer_page(&LocationStep { shell, wizard, repositories }, failed),
         Step::Method => answer_page(&MethodStep { shell, wizard }, failed),
         Step::Schedule => {
-            let (next, zone_note) = preview(&wizard.answers, &shell.times);
+            let next = preview(wizard.answers.schedule().as_ref(), shell.times.now);
             let zones = jiff::tz::db().available().map(|name| name.to_string()).collect();
-            answer_page(&ScheduleStep { shell, wizard, zones, next, zone_note }, failed)
+            answer_page(&ScheduleStep { shell, wizard, zones, next }, failed)
         }
         Step::Retention => answer_page(&RetentionStep { shell, wizard }, failed),
         Step::Summary => {
@@ -365,30 +383,27 @@ fn hidden(picked: &[VmId], shown: &[TaskMachine]) -> Vec<VmId> {
     picked.iter().copied().filter(|vm| !shown.iter().any(|machine| machine.vm_id == *vm)).collect()
 }
 
-/// The next due times, and what the zone does to them.
-fn preview(answers: &Answers, times: &Times) -> (Vec<Timestamp>, String) {
-    let Some(schedule @ Schedule::Daily { .. }) = answers.schedule() else { return (Vec::new(), String::new()) };
-    let mut next = Vec::with_capacity(PREVIEW_RUNS);
-    let mut after = times.now;
-    while next.len() < PREVIEW_RUNS
-        && let Ok(Some(due)) = schedule.next_after(after)
-    {
-        next.push(due);
-        after = due;
+/// Tasks that this one may run after.
+async fn other_tasks(app: &App, answers: &Answers) -> Result<Vec<(TaskId, String)>> {
+    if answers.when.after_task.is_none() && !answers.when.is("after") && answers.answered < 4 {
+        return Ok(Vec::new());
     }
-    (
-        next,
-        format!(
-            "Shown in {}. When the clock is set forward or back, the task still runs once that day.",
-            answers.time_zone
-        ),
-    )
+    let tasks = app.db().tasks().await?.into_iter().filter(|task| answers.task_id != Some(task.task_id));
+    Ok(tasks.map(|task| (task.task_id, task.name)).collect())
 }
 
-impl ScheduleStep {
-    fn in_zone(&self, then: &Timestamp, pattern: &str) -> String {
-        let zone = jiff::tz::TimeZone::get(&self.wizard.answers.time_zone).unwrap_or(jiff::tz::TimeZone::UTC);
-        format::pattern(*then, &zone, pattern)
+/// Why the database refused the schedule, if it was that.
+fn chain_problem(error: &db::Error, answers: &Answers) -> Option<&'static str> {
+    match error {
+        db::Error::Conflict(db::Conflict::TaskRing) => Some(
+            "That task itself runs after this one, at once or through others: they would start each other without end. Choose another.",
+        ),
+        db::Error::NotFound { what: "task", id }
+            if answers.when.is("after") && answers.when.after_task.is_some_and(|task| task.to_string() == *id) =>
+        {
+            Some("That task is gone. Choose another.")
+        }
+        _ => None,
     }
 }
 
@@ -407,7 +422,12 @@ async fn finish(app: &App, session: &Session, draft: DraftId, answers: Answers, 
             problems.add("name", "Another task has this name.");
             return show(app, session, Some(draft), answers, Step::Name, problems, fields).await;
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            let Some(problem) = chain_problem(&error, &answers) else { return Err(error.into()) };
+            let mut problems = Problems::default();
+            problems.add("after_task", problem);
+            return show(app, session, Some(draft), answers, Step::Schedule, problems, fields).await;
+        }
     };
     app.db().delete_draft(draft, session.account_id).await?;
     let action = if answers.task_id.is_some() { "task.changed" } else { "task.created" };

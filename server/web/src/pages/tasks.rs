@@ -37,14 +37,6 @@ struct One {
     note: Option<String>,
 }
 
-/// A schedule in words.
-pub fn schedule_words(schedule: &Schedule) -> String {
-    match schedule {
-        Schedule::Manual => "By hand only".to_owned(),
-        Schedule::Daily { at, time_zone } => format!("Daily at {} ({time_zone})", at.strftime("%H:%M")),
-    }
-}
-
 /// A rule of retention in words.
 pub fn retention_words(retention: &Retention) -> String {
     match retention {
@@ -89,6 +81,18 @@ pub fn mode_words(mode: Mode, quiesce: bool, shutdown: Shutdown) -> String {
 }
 
 impl One {
+    /// What becomes of missed runs; nothing for a task that is not due by the clock.
+    fn missed(&self) -> Option<String> {
+        let Schedule::Timed(timed) = &self.task.schedule else { return None };
+        Some(timed.missed.in_words())
+    }
+
+    /// When runs may start, unless at any time.
+    fn hours(&self) -> Option<String> {
+        let (hours, _) = self.task.schedule.hours()?;
+        Some(hours.in_words()).filter(|words| !words.is_empty())
+    }
+
     fn mode(&self) -> String {
         let task = &self.task;
         let limit_minutes = u32::try_from(task.shutdown_minutes).unwrap_or_default();
@@ -98,6 +102,10 @@ impl One {
 
 fn last(task: &TaskLine, times: &Times) -> Html {
     match (task.last(), task.last_at) {
+        (Some(_), Some(at)) if task.last_skipped => {
+            let word = ui::st(Tone::Warn, "Did not run");
+            Html(format!(r#"{word}<span class="sub">{}</span>"#, times.ago(at)))
+        }
         (Some(state), Some(at)) => Html(format!(r#"{}<span class="sub">{}</span>"#, ui::state(state), times.ago(at))),
         _ => Html(r#"<span class="muted">has not run yet</span>"#.to_owned()),
     }
@@ -171,7 +179,7 @@ pub async fn remove(State(app): State<App>, session: Session, Path(task): Path<T
             go("/tasks?said=task-removed")
         }
         Err(db::Error::InUse { by, .. }) => {
-            let note = format!("The task was not removed, because of {}. Cancel it first.", by.join(", "));
+            let note = format!("The task was not removed, because of {}. End that first.", by.join(", "));
             show(&app, &session, task, 1, Some(note)).await
         }
         Err(error) => Err(error.into()),

@@ -6,6 +6,7 @@ mod hyperv;
 mod limits;
 mod pages;
 mod permissions;
+mod schedules;
 mod tracking;
 mod wizards;
 mod world;

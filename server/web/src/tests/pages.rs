@@ -20,7 +20,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
     let input = TaskInput {
         name: name.to_owned(),
         repository_id: repository,
-        schedule: Schedule::Daily { at: "22:00".parse().unwrap(), time_zone: "UTC".to_owned() },
+        schedule: Schedule::daily("22:00".parse().unwrap(), "UTC"),
         retention: Retention::KeepLast { count: 3 },
         method: db::Method::Incremental,
         full_every: 0,

@@ -163,7 +163,7 @@ async fn a_task_is_made_step_by_step() {
     assert_eq!((task.mode, task.shutdown()), (Mode::Cold, shutdown));
     assert_eq!(task.retention, Retention::KeepLast { count: 3 });
     let at = "02:30".parse().unwrap();
-    assert_eq!(task.schedule, Schedule::Daily { at, time_zone: "Europe/Vienna".to_owned() });
+    assert_eq!(task.schedule, Schedule::daily(at, "Europe/Vienna"));
     assert_eq!(world.db().task_machines(id).await.unwrap().len(), 2);
     let page = world.administrator().await.get(&address).await.ok();
     assert!(
