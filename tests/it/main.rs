@@ -14,6 +14,7 @@ mod hyperv_trouble;
 mod kill;
 mod main_job;
 mod marks;
+mod notices;
 mod retention;
 mod rig;
 mod selftest;

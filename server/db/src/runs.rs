@@ -346,5 +346,6 @@ pub(crate) async fn recompute(transaction: &mut Tx<'_>, run_id: RunId) -> Result
     .bind(run_id)
     .execute(&mut **transaction)
     .await?;
+    crate::notices::run_ended(transaction, run_id).await?;
     notify(transaction, Event::RunChanged(run_id)).await
 }

@@ -3,6 +3,7 @@
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::goals::set_task_goal;
 use crate::ids::{RepositoryId, TaskId, VmId};
 use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
@@ -48,6 +49,8 @@ pub struct Task {
     pub if_still_on: IfStillOn,
     /// Not started by its schedule.
     pub paused: bool,
+    /// The newest good point of each machine is to be no older, minutes.
+    pub goal_minutes: Option<i32>,
     /// Due next, if not paused.
     #[sqlx(try_from = "MaybeTime")]
     pub next_due_at: Option<Timestamp>,
@@ -115,6 +118,8 @@ pub struct TaskInput {
     pub mode: Mode,
     /// How they are shut down, if they are.
     pub shutdown: Shutdown,
+    /// The newest good point of each machine is to be no older, minutes; none: nobody is told.
+    pub goal_minutes: Option<u32>,
     /// Which machines, over all devices.
     pub machines: Vec<VmId>,
 }
@@ -143,6 +148,7 @@ impl Database {
         .fetch_one(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
+        set_task_goal(&mut transaction, task_id, input.goal_minutes).await?;
         transaction.commit().await?;
         Ok(task_id)
     }
@@ -172,6 +178,7 @@ impl Database {
         .execute(&mut *transaction)
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
+        set_task_goal(&mut transaction, task_id, input.goal_minutes).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -190,12 +197,14 @@ impl Database {
                     .await?;
             next_due(&mut transaction, &schedule).await?
         };
-        sqlx::query("update backup_task set paused = $2, next_due_at = $3 where task_id = $1")
-            .bind(task_id)
-            .bind(paused)
-            .bind(next_due_at.map(Time))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "update backup_task set paused = $2, next_due_at = $3, due_checked_until = now() where task_id = $1",
+        )
+        .bind(task_id)
+        .bind(paused)
+        .bind(next_due_at.map(Time))
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const FAMILIES: [&str; 9] = ["job", "db", "device", "vm", "backup", "restore", "verify", "repository", "host"];
+const FAMILIES: [&str; 10] =
+    ["job", "notice", "db", "device", "vm", "backup", "restore", "verify", "repository", "host"];
 
 #[test]
 fn the_list_of_codes_is_the_source() {

@@ -81,6 +81,9 @@ pub fn quick(data_dir: PathBuf, worker: &str) -> EngineConfig {
         index_every: Duration::from_secs(3600),
         appear_look_every: Duration::from_millis(100),
         retry_pauses: vec![Duration::from_millis(50)],
+        notices_every: Duration::from_millis(500),
+        observe_every: Duration::from_secs(3600),
+        notice_pauses: vec![Duration::from_millis(50)],
         settle_pause: Duration::from_millis(50),
         cancel_grace: Duration::from_millis(500),
         snapshot_settle: Duration::ZERO,
@@ -224,6 +227,7 @@ impl Rig {
             quiesce: Quiesce::Prefer,
             mode: spec.mode,
             shutdown: Shutdown { limit_minutes: 1, if_still_on: spec.if_still_on },
+            goal_minutes: None,
             machines: spec.machines.to_vec(),
         };
         self.db.create_task(&input).await.expect("a task")

@@ -2,8 +2,10 @@
 
 mod console;
 mod fixture;
+mod goals;
 mod hosts;
 mod journal;
+mod notices;
 mod points;
 mod postgres;
 mod queue;

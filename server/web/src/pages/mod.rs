@@ -2,13 +2,16 @@
 
 pub mod account;
 pub mod activity;
+pub mod channel;
 mod device_place;
 pub mod device_wizard;
 pub mod devices;
 pub mod gate;
+mod goal;
 pub mod home;
 pub mod location_new;
 pub mod machines;
+pub mod notifications;
 pub mod restore;
 pub mod restore_wizard;
 pub mod run;

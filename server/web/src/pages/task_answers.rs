@@ -1,5 +1,6 @@
 //! What the wizard of a task has been told so far: each step's fields, checked when they come, and the task they make.
 
+use super::goal;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
 use db::{Method, RepositoryId, Task, TaskId, TaskInput, VmId};
@@ -114,6 +115,9 @@ pub struct Answers {
     pub time_zone: String,
     /// Points to keep.
     pub keep: u32,
+    /// Minutes, `none`, or empty: what follows from the schedule.
+    #[serde(default)]
+    pub goal: String,
     /// Furthest step that was answered, so that a default is seen before it counts.
     pub answered: usize,
 }
@@ -135,6 +139,7 @@ impl Answers {
             at: AT_DEFAULT.to_owned(),
             time_zone: if TimeZone::get(time_zone).is_ok() { time_zone.to_owned() } else { "UTC".to_owned() },
             keep: KEEP_DEFAULT,
+            goal: String::new(),
             answered: 0,
         }
     }
@@ -153,6 +158,7 @@ impl Answers {
             mode: task.mode,
             shutdown: task.shutdown(),
             keep: count,
+            goal: task.goal_minutes.map_or_else(|| goal::NONE.to_owned(), |minutes| minutes.to_string()),
             answered: Step::ALL.len(),
             ..Self::new(time_zone)
         };
@@ -286,6 +292,7 @@ impl Answers {
             quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
             mode: self.mode,
             shutdown: self.shutdown,
+            goal_minutes: goal::parse(&self.goal).and_then(goal::Choice::minutes),
             machines: self.machines.clone(),
         })
     }
@@ -360,7 +367,7 @@ mod tests {
             "and is still there when it is chosen again"
         );
         let mut old = answers.to_json().unwrap();
-        for field in ["mode", "shutdown"] {
+        for field in ["mode", "shutdown", "goal"] {
             old.as_object_mut().unwrap().remove(field);
         }
         let old: Answers = serde_json::from_value(old).unwrap();

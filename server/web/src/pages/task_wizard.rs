@@ -4,7 +4,7 @@
 use super::devices::record;
 use super::task_answers::{Answers, Step};
 use super::tasks::{method_words, mode_words, retention_words, schedule_words};
-use super::{devices, form_again, go, page};
+use super::{devices, form_again, go, goal, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
@@ -55,7 +55,9 @@ steps! {
     MethodStep("tasks/step_method.html") {}
     ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<Timestamp>, zone_note: String }
     RetentionStep("tasks/step_retention.html") {}
-    SummaryStep("tasks/step_summary.html") { machines: Vec<TaskMachine>, next: Option<Timestamp> }
+    SummaryStep("tasks/step_summary.html") {
+        machines: Vec<TaskMachine>, next: Option<Timestamp>, goals: Vec<(String, String, bool)>, suggested: Option<u32>,
+    }
 }
 
 impl Wizard {
@@ -307,7 +309,9 @@ async fn show(
         Step::Retention => answer_page(&RetentionStep { shell, wizard }, failed),
         Step::Summary => {
             let next = wizard.answers.schedule().and_then(|it| it.next_after(shell.times.now).ok().flatten());
-            answer_page(&SummaryStep { shell, wizard, machines: chosen, next }, failed)
+            let suggested = wizard.answers.schedule().and_then(|it| goal::suggestion(&it, shell.times.now));
+            let goals = goal::options(goal::parse(&wizard.answers.goal).map_or(suggested, goal::Choice::minutes));
+            answer_page(&SummaryStep { shell, wizard, machines: chosen, next, goals, suggested }, failed)
         }
     }
 }
@@ -341,6 +345,12 @@ fn preview(answers: &Answers, times: &Times) -> (Vec<Timestamp>, String) {
     )
 }
 
+impl SummaryStep {
+    fn has_no_goal(&self) -> bool {
+        !self.goals.iter().any(|goal| goal.2)
+    }
+}
+
 impl ScheduleStep {
     fn in_zone(&self, then: &Timestamp, pattern: &str) -> String {
         let zone = jiff::tz::TimeZone::get(&self.wizard.answers.time_zone).unwrap_or(jiff::tz::TimeZone::UTC);
@@ -348,10 +358,16 @@ impl ScheduleStep {
     }
 }
 
-async fn finish(app: &App, session: &Session, draft: DraftId, answers: Answers, fields: &Fields) -> Result {
-    let Some(input) = answers.task() else {
+async fn finish(app: &App, session: &Session, draft: DraftId, mut answers: Answers, fields: &Fields) -> Result {
+    if goal::parse(fields.get("goal")).is_some() {
+        fields.get("goal").clone_into(&mut answers.goal);
+    }
+    let Some(mut input) = answers.task() else {
         return go(format!("/tasks/draft/{draft}/{}", answers.first_incomplete().as_str()));
     };
+    if answers.goal.is_empty() {
+        input.goal_minutes = goal::suggestion(&input.schedule, app.now());
+    }
     let saved = match answers.task_id {
         Some(task) => app.db().update_task(task, &input).await.map(|()| task),
         None => app.db().create_task(&input).await,

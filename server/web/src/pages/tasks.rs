@@ -1,7 +1,7 @@
 //! Backup tasks: the list, one task, run, pause, remove.
 
 use super::devices::record;
-use super::{form_again, go, page};
+use super::{form_again, go, goal, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::Fields;
@@ -31,6 +31,7 @@ struct One {
     task: TaskLine,
     machines: Vec<TaskMachine>,
     runs: Slice<RunLine>,
+    goal: String,
     note: Option<String>,
 }
 
@@ -119,7 +120,10 @@ async fn show(app: &App, session: &Session, id: TaskId, page_number: i64, note: 
     let runs = views::runs(app.db(), &RunFilter { task: Some(id), page: page_number, ..RunFilter::default() }).await?;
     let shell = Shell::new(app, session, Section::Tasks, task.name.clone()).await?;
     let failed = note.is_some();
-    let template = One { shell, task, machines, runs, note };
+    let goal = app.db().task(id).await?.goal_minutes;
+    let goal =
+        goal.map_or_else(|| "None".to_owned(), |minutes| format!("{} at most", goal::words(minutes.unsigned_abs())));
+    let template = One { shell, task, machines, runs, goal, note };
     if failed { form_again(&template) } else { page(&template) }
 }
 

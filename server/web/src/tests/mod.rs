@@ -2,6 +2,7 @@
 
 mod auth;
 mod hyperv;
+mod notifications;
 mod pages;
 mod permissions;
 mod wizards;

@@ -27,6 +27,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         quiesce: Quiesce::Prefer,
         mode: domain::mode::Mode::ColdSnapshot,
         shutdown: domain::mode::Shutdown::default(),
+        goal_minutes: None,
         machines: vec![hostile, vm],
     };
     let task = world.db().create_task(&input).await.unwrap();
@@ -52,6 +53,9 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         "/settings",
         "/settings/account",
         "/settings/audit",
+        "/settings/notifications",
+        "/settings/notifications/new?kind=mail",
+        "/settings/notifications/new?kind=webhook",
     ]
     .map(str::to_owned)
     .to_vec();
