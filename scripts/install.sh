@@ -24,14 +24,14 @@ test_packages=(
     qemu-system-x86 qemu-utils                                         # boots restored disks, reads our disk formats
     golang-go golang-github-vmware-govmomi-dev                         # vcsim, an independent vSphere
     kmod cpio gdisk e2fsprogs dosfstools mtools openssl python3        # tests/guest/make-guest.sh
-    python3-venv tzdata                                                # pyvmomi, pypsrp, peers of the repository format and of schedules
+    python3-venv tzdata                                                # pyvmomi, pypsrp, aiosmtpd, peers of the repository format and of schedules
     samba smbclient nfs-ganesha nfs-ganesha-vfs rpcbind util-linux     # servers of SMB and NFS locations
     chromium fonts-dejavu-core                                         # the browser journey
     curl                                                               # makes buckets for the tests of S3 storage
 )
 python_packages=(
     pyvmomi==9.1.1.0 blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2 argon2-cffi==25.1.0
-    pyspnego==0.12.4 pypsrp==0.9.1 python-dateutil==4.0.0
+    pyspnego==0.12.4 pypsrp==0.9.1 python-dateutil==4.0.0 aiosmtpd==1.4.6
 )
 cargo_nextest=0.9.114 cargo_deny=0.20.2
 

@@ -201,7 +201,8 @@ async function allPages(page, base) {
     restore: "/restore", points: machine, point: await at(machine, "/restore/points/"),
     storage: "/storage", location: await at("/storage", "/storage/"), "location-new": "/storage/new",
     "location-smb": "/storage/new?kind=smb", "location-nfs": "/storage/new?kind=nfs", "location-s3": "/storage/new?kind=s3",
-    settings: "/settings", account: "/settings/account", audit: "/settings/audit",
+    settings: "/settings", account: "/settings/account", audit: "/settings/audit", notifications: "/settings/notifications",
+    "channel-mail": "/settings/notifications/new?kind=mail", "channel-webhook": "/settings/notifications/new?kind=webhook",
     search: "/search?q=a", "not-found": "/no/such/page",
   };
 }

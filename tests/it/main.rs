@@ -16,6 +16,7 @@ mod kill;
 mod load;
 mod main_job;
 mod marks;
+mod notices;
 mod retention;
 mod rig;
 mod room;

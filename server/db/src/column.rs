@@ -127,6 +127,7 @@ macro_rules! words {
 
 words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Mode, IfStillOn, Role, Consistency, PointKind);
 words!(crate::devices::FullReads, crate::devices::Platform, crate::devices::Transport);
+words!(domain::notice::NoticeKind, domain::notice::NoticeSeverity, crate::notices::DeliveryState);
 words!(crate::tasks::Method, crate::runs::RunKind);
 words!(crate::journal::ChangeKind, crate::journal::ChangeState, crate::accounts::Theme, crate::drafts::DraftKind);
 

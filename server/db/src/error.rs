@@ -118,6 +118,9 @@ pub enum Conflict {
     /// Names of tasks are unique.
     #[error("another task has this name")]
     TaskName,
+    /// Names of channels are unique.
+    #[error("another channel has this name")]
+    ChannelName,
     /// Tokens of changes on hosts are unique.
     #[error("a change on the host with this token is journalled already")]
     ChangeToken,
@@ -139,6 +142,7 @@ impl Conflict {
             "repository_path" => Self::RepositoryPath,
             "repository_pkey" => Self::RepositoryId,
             "backup_task_name" => Self::TaskName,
+            "notice_channel_name" => Self::ChannelName,
             "host_change_token" => Self::ChangeToken,
             _ => return None,
         })

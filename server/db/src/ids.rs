@@ -68,3 +68,15 @@ id!(
     /// A wizard's draft.
     DraftId(Uuid)
 );
+id!(
+    /// A channel of notices.
+    ChannelId(i64)
+);
+id!(
+    /// A notice.
+    NoticeId(i64)
+);
+id!(
+    /// A message to one recipient: what receivers tell repetitions by.
+    DeliveryId(Uuid)
+);

@@ -18,11 +18,13 @@ mod devices;
 mod drafts;
 mod error;
 mod events;
+mod goals;
 mod ids;
 mod inventory;
 mod jobs;
 mod journal;
 mod limits;
+mod notices;
 mod points;
 pub mod private_postgres;
 mod repositories;
@@ -48,7 +50,11 @@ pub use devices::{Device, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Plat
 pub use drafts::{Draft, DraftKind};
 pub use error::{Conflict, Error, Result};
 pub use events::{Event, Events};
-pub use ids::{AccountId, ChangeId, DeviceId, DraftId, JobId, PointId, RepositoryId, RunId, TaskId, VmId};
+pub use goals::Goal;
+pub use ids::{
+    AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, JobId, NoticeId, PointId, RepositoryId, RunId,
+    TaskId, VmId,
+};
 pub use inventory::{
     Datastore, DatastoreInput, Disk, DiskInput, InventoryChanges, InventoryInput, Machine, MachineInput, Network,
     NetworkInput,
@@ -59,6 +65,7 @@ pub use jobs::{
 };
 pub use journal::{Change, ChangeKind, ChangeState, NewChange};
 pub use limits::DeviceLimits;
+pub use notices::{Channel, ChannelInput, Delivery, DeliveryLine, DeliveryState, Notice, NoticeLimits};
 pub use points::{NewPoint, Point};
 pub use repositories::{NewRepository, Repository};
 pub use runs::{NewRestore, Run, RunKind, Start};

@@ -367,5 +367,6 @@ pub(crate) async fn recompute(transaction: &mut Tx<'_>, run_id: RunId) -> Result
     if let (None, Some(state)) = (is_over(&before), is_over(&after)) {
         crate::chain::run_ended(transaction, run_id, state).await?;
     }
+    crate::notices::run_ended(transaction, run_id).await?;
     notify(transaction, Event::RunChanged(run_id)).await
 }

@@ -5,6 +5,7 @@ use crate::choice::settle_members;
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::goals::set_task_goal;
 use crate::ids::{RepositoryId, TaskId, VmId};
 use domain::choice::{Choice, ExcludedDisk};
 use domain::machine::Quiesce;
@@ -59,6 +60,8 @@ pub struct Task {
     pub excluded_disks: Vec<ExcludedDisk>,
     /// Not started by its schedule.
     pub paused: bool,
+    /// The newest good point of each machine is to be no older, minutes.
+    pub goal_minutes: Option<i32>,
     /// Due next, if not paused.
     #[sqlx(try_from = "MaybeTime")]
     pub next_due_at: Option<Timestamp>,
@@ -126,6 +129,8 @@ pub struct TaskInput {
     pub mode: Mode,
     /// How they are shut down, if they are.
     pub shutdown: Shutdown,
+    /// The newest good point of each machine is to be no older, minutes; none: nobody is told.
+    pub goal_minutes: Option<u32>,
     /// Which machines were picked, over all devices.
     pub machines: Vec<VmId>,
     /// See [`Task::priority`].
@@ -166,6 +171,7 @@ impl Database {
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
         settle_members(&mut transaction, None, Some(task_id)).await?;
+        set_task_goal(&mut transaction, task_id, input.goal_minutes).await?;
         transaction.commit().await?;
         Ok(task_id)
     }
@@ -201,6 +207,7 @@ impl Database {
         .await?;
         set_machines(&mut transaction, task_id, &input.machines).await?;
         settle_members(&mut transaction, None, Some(task_id)).await?;
+        set_task_goal(&mut transaction, task_id, input.goal_minutes).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -219,12 +226,14 @@ impl Database {
                     .await?;
             next_due(&mut transaction, &schedule).await?
         };
-        sqlx::query("update backup_task set paused = $2, next_due_at = $3 where task_id = $1")
-            .bind(task_id)
-            .bind(paused)
-            .bind(next_due_at.map(Time))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "update backup_task set paused = $2, next_due_at = $3, due_checked_until = now() where task_id = $1",
+        )
+        .bind(task_id)
+        .bind(paused)
+        .bind(next_due_at.map(Time))
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
     }

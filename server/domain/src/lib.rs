@@ -1,8 +1,10 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, job states and errors, permissions, the clock trait.
+//! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, limits of speed, job
+//! states and errors, notices, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
+pub mod address;
 pub mod bandwidth;
 pub mod choice;
 pub mod clock;
@@ -11,6 +13,7 @@ pub mod finding;
 pub mod job;
 pub mod machine;
 pub mod mode;
+pub mod notice;
 pub mod permission;
 pub mod point;
 pub mod retention;

@@ -11,6 +11,8 @@ pub struct EngineConfig {
     pub data_dir: PathBuf,
     /// Name of this worker in leases, without a slash. Leases of the same name that a start finds are of a life that ended.
     pub worker_name: String,
+    /// What this server is called in notices.
+    pub server_name: String,
     /// Jobs at the same time, of all kinds.
     pub slots: usize,
     /// Backups and restores at the same time, over all devices.
@@ -59,6 +61,12 @@ pub struct EngineConfig {
     pub shutdown_ask_every: Duration,
     /// Pause before a machine that could not be switched on is tried again; grows with each try.
     pub power_on_pause: Duration,
+    /// Notices that wait are delivered so often.
+    pub notices_every: Duration,
+    /// What is worth telling is looked for so often.
+    pub observe_every: Duration,
+    /// Pause before a notice is delivered a second, third … time; the last one repeats.
+    pub notice_pauses: Vec<Duration>,
     /// At stop, jobs get so long to clean up.
     pub stop_grace: Duration,
 }
@@ -67,9 +75,11 @@ impl EngineConfig {
     /// For a server. `worker_name` is the server's own, the same after a restart: the lock on its data folder keeps a
     /// second one of that name away.
     pub fn new(data_dir: impl Into<PathBuf>, worker_name: impl Into<String>) -> Self {
+        let worker_name = worker_name.into();
         Self {
             data_dir: data_dir.into(),
-            worker_name: worker_name.into(),
+            server_name: worker_name.clone(),
+            worker_name,
             slots: 8,
             max_transfers: 4,
             disks_per_job: 2,
@@ -94,14 +104,26 @@ impl EngineConfig {
             shutdown_settle: Duration::from_secs(30 * 60),
             shutdown_ask_every: Duration::from_secs(10),
             power_on_pause: Duration::from_secs(5),
+            notices_every: Duration::from_secs(5),
+            observe_every: Duration::from_secs(60),
+            notice_pauses: [30, 120, 480, 1800, 3600].map(Duration::from_secs).to_vec(),
             stop_grace: Duration::from_secs(30),
         }
     }
 
     /// The pause after attempt number `attempt` (the first is 1) failed.
     pub fn retry_pause(&self, attempt: u32) -> Duration {
+        Self::pause(&self.retry_pauses, attempt)
+    }
+
+    /// The same for a notice that was not delivered.
+    pub fn notice_pause(&self, attempt: u32) -> Duration {
+        Self::pause(&self.notice_pauses, attempt)
+    }
+
+    fn pause(pauses: &[Duration], attempt: u32) -> Duration {
         let index = attempt.saturating_sub(1) as usize;
-        self.retry_pauses.get(index).or(self.retry_pauses.last()).copied().unwrap_or_default()
+        pauses.get(index).or(pauses.last()).copied().unwrap_or_default()
     }
 }
 

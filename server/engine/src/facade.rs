@@ -10,10 +10,10 @@ use crate::repositories::{Locations, RealLocations, place};
 use crate::restore::{RestoreOrder, refuse_platform};
 use crate::runtime::housekeeping;
 use crate::sessions::{ConnectTarget, Connector};
-use crate::{errors, inventory, space};
+use crate::{errors, inventory, notices, space};
 use db::{
-    Database, DeviceId, FullReads, HyperVAccess, JobId, NewJob, NewRepository, NewRestore, Platform, RepositoryId,
-    RunId,
+    ChannelId, Database, DeviceId, FullReads, HyperVAccess, JobId, NewJob, NewRepository, NewRestore, Platform,
+    RepositoryId, RunId,
 };
 use domain::job::{JobError, JobKind};
 use domain::{Clock, SystemClock};
@@ -243,6 +243,11 @@ impl Engine {
         let what = "Giving space back could not be queued.";
         let row = self.0.db.repository(id).await.map_err(|error| errors::database(what, &error))?;
         housekeeping::collect(&self.0, id, &row.name).await.map_err(|error| errors::database(what, &error))
+    }
+
+    /// Sends a test message to each recipient of a channel of notices, and says what each answered.
+    pub async fn test_channel(&self, channel_id: ChannelId) -> Result<Vec<(String, String)>, JobError> {
+        notices::test(&self.0, channel_id).await
     }
 
     /// Queues a restore. A host of another platform is refused; what else stands against it on the target is found by

@@ -1,4 +1,4 @@
-//! What a job does: backup, restore, verification, inventory, reconciling; and the workers that run jobs.
+//! What a job does: backup, restore, verification, inventory, reconciling; the workers that run jobs; notices on their way.
 //!
 //! Owns: the order of a backup's and a restore's steps, retry and cancel, what is undone after a failure.
 //! Must never: speak a host's protocol, name an object of a repository, or hold state that another worker needs:
@@ -14,6 +14,7 @@ pub mod drivers;
 pub mod errors;
 mod facade;
 mod inventory;
+mod notices;
 mod progress;
 mod reconcile;
 mod repositories;

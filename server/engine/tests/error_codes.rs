@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const FAMILIES: [&str; 10] =
-    ["job", "db", "device", "vm", "backup", "restore", "verify", "repository", "host", "schedule"];
+const FAMILIES: [&str; 11] =
+    ["job", "notice", "db", "device", "vm", "backup", "restore", "verify", "repository", "host", "schedule"];
 
 #[test]
 fn the_list_of_codes_is_the_source() {

@@ -4,6 +4,7 @@
 //! Must never: fall back to a public root store, follow a redirect, use a proxy.
 
 use crate::{ErrorKind, HostError, Result};
+pub use domain::address::is_forbidden;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -12,7 +13,7 @@ use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -20,8 +21,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The instance-metadata addresses of clouds that lie outside the link-local ranges.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 /// Longest subject or issuer that is kept, in characters.
 const MAX_NAME_CHARS: usize = 300;
 /// Errors within errors that are looked through.
@@ -84,22 +83,6 @@ pub async fn probe_certificate(host: &str, port: u16, budget: Duration) -> Resul
         (Err(_), _) => Err(fail(ErrorKind::Timeout, "the TLS handshake did not end in time".into(), "", None)),
         (Ok(Ok(_)), None) => Err(fail(ErrorKind::Tls, "the host showed no certificate".into(), "", None)),
     }
-}
-
-/// Link-local, metadata, unspecified and multicast addresses are never dialled: nothing there is a hypervisor, and a
-/// console must not be a way to reach what only its own machine can reach. Loopback is allowed, for simulated hosts.
-pub fn is_forbidden(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_forbidden_v4(v4),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_forbidden_v4(v4),
-            None => v6.is_unicast_link_local() || v6 == METADATA_V6 || v6.is_unspecified() || v6.is_multicast(),
-        },
-    }
-}
-
-const fn is_forbidden_v4(v4: Ipv4Addr) -> bool {
-    v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()
 }
 
 /// Addresses of a name that may be dialled.

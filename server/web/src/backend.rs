@@ -2,7 +2,7 @@
 //! Must never: carry a password anywhere but down.
 
 use async_trait::async_trait;
-use db::{DeviceId, HyperVAccess, Platform, RepositoryId, RunId};
+use db::{ChannelId, DeviceId, HyperVAccess, Platform, RepositoryId, RunId};
 use domain::job::JobError;
 use engine::{Engine, RestoreOrder};
 use secrecy::SecretString;
@@ -29,6 +29,9 @@ pub trait Backend: Send + Sync {
 
     /// Queues giving back the space that no restore point of a location needs.
     async fn collect(&self, repository: RepositoryId) -> Result<(), JobError>;
+
+    /// Sends a test message to each recipient of a channel of notices; recipients and what they answered.
+    async fn test_channel(&self, channel: ChannelId) -> Result<Vec<(String, String)>, JobError>;
 
     /// Starts a restore.
     async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError>;
@@ -58,6 +61,10 @@ impl Backend for Engine {
 
     async fn collect(&self, repository: RepositoryId) -> Result<(), JobError> {
         Self::collect(self, repository).await.map(drop)
+    }
+
+    async fn test_channel(&self, channel: ChannelId) -> Result<Vec<(String, String)>, JobError> {
+        Self::test_channel(self, channel).await
     }
 
     async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {

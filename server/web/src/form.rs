@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 /// No form has more fields than this (a task of all machines of a large host).
 pub const FORM_FIELDS_MAX: usize = 12_000;
-/// No text field is longer than this.
-pub const FIELD_LENGTH_MAX_CHARS: usize = 2_000;
+/// No text field is longer than this
+/// (a certificate in PEM form with a long key).
+pub const FIELD_LENGTH_MAX_CHARS: usize = 8_000;
 
 /// Fields in the order they were sent.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +27,16 @@ impl Fields {
     /// Only the fields of these names.
     pub fn only(&self, names: &[&str]) -> Self {
         Self(self.0.iter().filter(|(name, _)| names.contains(&name.as_str())).cloned().collect())
+    }
+
+    /// Fields as a form would send them.
+    pub fn of(pairs: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    /// All but the fields of these names.
+    pub fn without(&self, names: &[&str]) -> Self {
+        Self(self.0.iter().filter(|(name, _)| !names.contains(&name.as_str())).cloned().collect())
     }
 
     /// First value of that name, trimmed; empty when it was not sent.

@@ -2,9 +2,10 @@
 
 use crate::assets;
 use crate::pages::{
-    account, activity, calendar, device_wizard, devices, gate, home, machines, restore, restore_wizard, run,
+    account, activity, calendar, channel, device_wizard, devices, gate, health, home, left_behind, location_new,
+    machines, notifications, restore, restore_wizard, run, search, settings, storage, storage_limits, task_wizard,
+    tasks,
 };
-use crate::pages::{health, left_behind, location_new, search, settings, storage, storage_limits, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -53,6 +54,14 @@ pub fn table() -> Vec<Route> {
         get("/settings/audit", ManageServer, settings::audit),
         get("/settings/account", View, account::account),
         post("/settings/account/password", View, account::change_password),
+        get("/settings/notifications", ManageServer, notifications::list),
+        post("/settings/notifications/limits", ManageServer, notifications::limits),
+        get("/settings/notifications/new", ManageServer, channel::new),
+        post("/settings/notifications/new", ManageServer, channel::create),
+        get("/settings/notifications/{channel}", ManageServer, channel::edit),
+        post("/settings/notifications/{channel}", ManageServer, channel::change),
+        post("/settings/notifications/{channel}/test", ManageServer, notifications::test),
+        post("/settings/notifications/{channel}/remove", ManageServer, notifications::remove),
     ];
     routes.extend(of_devices());
     routes.extend(of_tasks());
@@ -86,6 +95,7 @@ fn of_devices() -> Vec<Route> {
         get("/machines/{vm}", View, machines::one),
         post("/machines/{vm}/run", RunTasks, machines::run),
         post("/machines/{vm}/alarms", RunTasks, machines::see_alarms),
+        post("/machines/{vm}/goal", EditTasks, machines::set_goal),
         get("/storage", View, storage::list),
         get("/storage/new", ManageLocations, location_new::new),
         post("/storage/new", ManageLocations, location_new::create),

@@ -300,6 +300,10 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "location-ready" => "The location is ready.",
         "verify-queued" => "The check has started. Its result appears here.",
         "collect-queued" => "Giving space back has started. What was freed appears here.",
+        "channel-saved" => "The channel is saved. Send a test to see what its receiver answers.",
+        "channel-removed" => "The channel is removed.",
+        "notices-saved" => "Saved. It holds from the next look on, within a minute.",
+        "goal-saved" => "The goal is saved.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

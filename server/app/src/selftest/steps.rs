@@ -77,6 +77,7 @@ fn task_input(stage: &Stage, vm: VmId, keep: u32) -> TaskInput {
         quiesce: Quiesce::Off,
         mode: Mode::Hot,
         shutdown: Shutdown::default(),
+        goal_minutes: None,
         machines: vec![vm],
         priority: 0,
         choice: domain::choice::Choice::default(),

@@ -34,7 +34,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let secure = listener.make_secure(&options, &data)?;
     let (database, mut postgres) = open_database(&options, &data).await?;
     let demo = Arc::new(SimulatedHosts::restart(data.path().join("simulated")).await);
-    let engine = Engine::new(database.clone(), EngineConfig::new(data.path().to_owned(), worker_name(&data)));
+    let config =
+        EngineConfig { server_name: server_name(), ..EngineConfig::new(data.path().to_owned(), worker_name(&data)) };
+    let engine = Engine::new(database.clone(), config);
     let workers =
         Workers::start(&engine).await.map_err(|error| Failure::new("The workers could not be started", &error))?;
     let stopping = CancellationToken::new();

@@ -104,6 +104,7 @@ pub(super) fn task_input(name: &str, repository_id: RepositoryId, machines: &[Vm
         quiesce: Quiesce::Prefer,
         mode: Mode::Hot,
         shutdown: Shutdown::default(),
+        goal_minutes: None,
         machines: machines.to_vec(),
         priority: 0,
         choice: domain::choice::Choice::default(),

@@ -3,9 +3,11 @@
 mod choice;
 mod console;
 mod fixture;
+mod goals;
 mod hosts;
 mod journal;
 mod limits;
+mod notices;
 mod points;
 mod postgres;
 mod queue;

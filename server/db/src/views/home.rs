@@ -20,6 +20,10 @@ pub struct HomeCounts {
     pub tasks: i64,
     /// A backup run has ended with a point.
     pub has_points: bool,
+    /// Machines with a goal for the age of their newest point.
+    pub with_goal: i64,
+    /// Those that miss it.
+    pub goal_missed: i64,
 }
 
 /// Figures of the start page.
@@ -31,7 +35,8 @@ pub async fn home_counts(db: &Database) -> Result<HomeCounts> {
     .fetch_one(&db.pool)
     .await?;
     let protection = protection_counts(db, &MachineFilter::default()).await?;
-    Ok(HomeCounts { protection, devices, tasks, has_points })
+    let (with_goal, goal_missed) = db.goal_counts().await?;
+    Ok(HomeCounts { protection, devices, tasks, has_points, with_goal, goal_missed })
 }
 
 /// What needs attention.
@@ -47,6 +52,15 @@ pub struct Trouble {
     pub title: String,
     /// Cause and remedy.
     pub detail: String,
+}
+
+impl Trouble {
+    fn machine(&self) -> Option<VmId> {
+        match self.kind {
+            TroubleKind::Machine(vm_id, _) => Some(vm_id),
+            _ => None,
+        }
+    }
 }
 
 /// What a [`Trouble`] is about.
@@ -71,13 +85,34 @@ const SPACE_LOW_PERCENT: u64 = 5;
 
 /// What needs attention, worst first.
 pub async fn troubles(db: &Database) -> Result<Vec<Trouble>> {
-    let mut all = machine_troubles(db).await?;
+    let mut all = goal_troubles(db).await?;
+    let told: Vec<VmId> = all.iter().filter_map(Trouble::machine).collect();
+    // What keeps a machine from its goal stands there already.
+    let failed = machine_troubles(db).await?.into_iter();
+    all.extend(failed.filter(|trouble| trouble.machine().is_none_or(|machine| !told.contains(&machine))));
     all.extend(tracking_troubles(db).await?);
     all.extend(device_troubles(db).await?);
     all.extend(repository_troubles(db).await?);
     all.extend(unprotected(db).await?);
     all.sort_by_key(|trouble| !trouble.is_error);
     Ok(all)
+}
+
+async fn goal_troubles(db: &Database) -> Result<Vec<Trouble>> {
+    let missed = db.missed_goals(TROUBLES_MAX).await?;
+    Ok(missed
+        .into_iter()
+        .map(|goal| Trouble {
+            is_error: true,
+            kind: TroubleKind::Machine(goal.vm_id, goal.last_run.filter(|_| goal.last_failed)),
+            title: match goal.newest_good_at {
+                Some(_) => format!("{} misses its goal", goal.name),
+                None => format!("{} was never backed up", goal.name),
+            },
+            detail: goal.reason,
+            name: goal.name,
+        })
+        .collect())
 }
 
 async fn machine_troubles(db: &Database) -> Result<Vec<Trouble>> {

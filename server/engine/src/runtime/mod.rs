@@ -9,6 +9,7 @@ mod worker;
 
 use crate::core::Core;
 use crate::facade::Engine;
+use crate::notices;
 use housekeeping::every;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ impl Workers {
         // Ends when the events do.
         tokio::spawn(Arc::clone(&pool).listen(events.subscribe()));
         keep_house(&core, &stopping, &tasks);
+        tell(&core, &stopping, &tasks);
         Ok(Self { core, pool, stopping, tasks, _events: events })
     }
 
@@ -54,6 +56,17 @@ impl Workers {
         self.tasks.wait().await;
         self.core.sessions.close_all().await;
     }
+}
+
+fn tell(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
+    let work = Arc::clone(core);
+    tasks.spawn(every(core.config.observe_every, stopping.clone(), "looking for what is worth telling", move || {
+        notices::observe(Arc::clone(&work))
+    }));
+    let (work, stop) = (Arc::clone(core), stopping.clone());
+    tasks.spawn(every(core.config.notices_every, stopping.clone(), "delivering notices", move || {
+        notices::deliver(Arc::clone(&work), stop.clone())
+    }));
 }
 
 fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {

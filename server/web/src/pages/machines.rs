@@ -1,7 +1,7 @@
 //! Virtual machines: the list over all devices, one machine, and "back up now".
 
 use super::devices::{findings, first_message, is_blocked, power_word, record};
-use super::{Pager, go, page, page_number};
+use super::{Pager, go, goal, page, page_number};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::Fields;
@@ -15,7 +15,7 @@ use db::views::{
     self, DeviceLine, MachineFilter, MachineLine, MachinePage, PointLine, Protection, ProtectionCounts, RunLine, Slice,
     TaskLine,
 };
-use db::{DeviceId, RunId, Start, TaskId, TrackingAlarm, VmId};
+use db::{DeviceId, Goal, RunId, Start, TaskId, TrackingAlarm, VmId};
 use domain::job::JobError;
 
 /// Newest points and runs on a machine's page.
@@ -39,6 +39,7 @@ struct List {
     shell: Shell,
     filter: MachineFilter,
     found: Slice<MachineLine>,
+    goals: Vec<Goal>,
     counts: ProtectionCounts,
     devices: Vec<DeviceLine>,
     tasks: Vec<TaskLine>,
@@ -53,6 +54,9 @@ struct One {
     machine: MachinePage,
     points: Vec<PointLine>,
     history: Vec<(RunLine, Option<JobError>)>,
+    goal: Option<Goal>,
+    /// The machine's own, minutes; 0 is none.
+    own_goal: Option<u32>,
     note: Option<String>,
     alarms: Vec<TrackingAlarm>,
 }
@@ -133,6 +137,11 @@ impl List {
         }
     }
 
+    /// Whether a machine meets its goal, if it has one.
+    fn goal(&self, vm: &VmId) -> Html {
+        self.goals.iter().find(|goal| goal.vm_id == *vm).map(goal::label).unwrap_or_default()
+    }
+
     fn is_device(&self, device: &DeviceId) -> bool {
         self.filter.device == Some(*device)
     }
@@ -151,6 +160,21 @@ impl List {
 
     fn tabs(&self) -> [(Protection, i64); 4] {
         Protection::ALL.map(|protection| (protection, self.counts.of(protection)))
+    }
+}
+
+impl One {
+    /// Goals to choose from.
+    fn goals(&self) -> Vec<(String, String, bool)> {
+        goal::options(self.own_goal.filter(|minutes| *minutes > 0))
+    }
+
+    fn is_without_goal(&self) -> bool {
+        self.own_goal == Some(0)
+    }
+
+    fn goal_words(&self) -> Html {
+        self.goal.as_ref().map(|goal| goal::sentence(goal, &self.shell.times)).unwrap_or_default()
     }
 }
 
@@ -178,6 +202,8 @@ pub async fn list(State(app): State<App>, session: Session, fields: Fields) -> R
 async fn show(app: &App, session: &Session, filter: MachineFilter, note: Option<String>) -> Result {
     let found = views::machines(app.db(), &filter).await?;
     let counts = views::protection_counts(app.db(), &filter).await?;
+    let shown: Vec<VmId> = found.lines.iter().map(|line| line.vm_id).collect();
+    let goals = app.db().goals_of(&shown).await?;
     let (devices, tasks) = tokio::try_join!(views::devices(app.db()), views::tasks(app.db()))?;
     let query = [
         ("q", filter.words.as_str()),
@@ -188,7 +214,7 @@ async fn show(app: &App, session: &Session, filter: MachineFilter, note: Option<
     ];
     let pager = Pager::new("/machines", &query, filter.page, found.total, found.lines.len());
     let shell = Shell::new(app, session, Section::Machines, "Virtual machines").await?;
-    page(&List { shell, filter, found, counts, devices, tasks, pager, note })
+    page(&List { shell, filter, found, goals, counts, devices, tasks, pager, note })
 }
 
 /// `POST /machines`: with the picked machines.
@@ -211,6 +237,20 @@ pub async fn run(State(app): State<App>, session: Session, Path(vm): Path<VmId>)
         return super::task_wizard::begin_with(&app, &session, vec![vm]).await;
     }
     back_up(&app, &session, &[vm]).await
+}
+
+/// `POST /machines/{vm}/goal`
+pub async fn set_goal(State(app): State<App>, session: Session, Path(vm): Path<VmId>, fields: Fields) -> Result {
+    let machine = views::machine_page(app.db(), vm).await?.ok_or(Failure::NotFound)?;
+    let (minutes, words) = match (fields.get("goal"), goal::parse(fields.get("goal"))) {
+        ("tasks", _) => (None, "as its tasks say".to_owned()),
+        (_, Some(goal::Choice::None)) => (Some(0), "none".to_owned()),
+        (_, Some(goal::Choice::Minutes(minutes))) => (Some(minutes), goal::words(minutes)),
+        (_, None) => return Err(Failure::Refused("There is no such goal.".to_owned())),
+    };
+    app.db().set_machine_goal(vm, minutes).await?;
+    record(&app, &session, "machine.goal_changed", &machine.name, &words).await?;
+    go(format!("/machines/{vm}?said=goal-saved"))
 }
 
 /// Starts one run for each task that the machines are in, for these machines only.
@@ -260,8 +300,10 @@ pub async fn one(State(app): State<App>, session: Session, Path(vm): Path<VmId>)
     points.truncate(HISTORY as usize);
     let history = views::runs_of_machine(app.db(), vm, HISTORY).await?;
     let alarms = app.db().tracking_alarms(vm).await?;
+    let goal = app.db().goals_of(&[vm]).await?.into_iter().next();
+    let own_goal = app.db().machine_goal(vm).await?.map(i32::unsigned_abs);
     let shell = Shell::new(&app, &session, Section::Machines, machine.name.clone()).await?;
-    page(&One { shell, machine, points, history, note: None, alarms })
+    page(&One { shell, machine, points, history, goal, own_goal, note: None, alarms })
 }
 
 /// `POST /machines/{vm}/alarms`: the operator has seen what change tracking missed.

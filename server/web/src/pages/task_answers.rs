@@ -1,5 +1,6 @@
 //! What the wizard of a task has been told so far: each step's fields, checked when they come, and the task they make.
 
+use super::goal;
 use super::schedule_answers::When;
 use super::task_choice::RuleAnswers;
 use crate::failure::{Failure, Result};
@@ -115,6 +116,9 @@ pub struct Answers {
     pub when: When,
     /// Points to keep.
     pub keep: u32,
+    /// Minutes, `none`, or empty: what follows from the schedule.
+    #[serde(default)]
+    pub goal: String,
     /// Furthest step that was answered, so that a default is seen before it counts.
     pub answered: usize,
 }
@@ -136,6 +140,7 @@ impl Answers {
             shutdown: Shutdown::default(),
             when: When::new(time_zone),
             keep: KEEP_DEFAULT,
+            goal: String::new(),
             answered: 0,
         }
     }
@@ -156,6 +161,7 @@ impl Answers {
             mode: task.mode,
             shutdown: task.shutdown(),
             keep: count,
+            goal: task.goal_minutes.map_or_else(|| goal::NONE.to_owned(), |minutes| minutes.to_string()),
             answered: Step::ALL.len(),
             when: When::of(&task.schedule, time_zone),
             ..Self::new(time_zone)
@@ -266,6 +272,7 @@ impl Answers {
             quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
             mode: self.mode,
             shutdown: self.shutdown,
+            goal_minutes: goal::parse(&self.goal).and_then(goal::Choice::minutes),
             machines: self.machines.clone(),
             priority: self.priority,
             choice: self.rules.choice(),
@@ -338,7 +345,7 @@ mod tests {
             "and is still there when it is chosen again"
         );
         let mut old = answers.to_json().unwrap();
-        for field in ["mode", "shutdown"] {
+        for field in ["mode", "shutdown", "goal"] {
             old.as_object_mut().unwrap().remove(field);
         }
         let old: Answers = serde_json::from_value(old).unwrap();

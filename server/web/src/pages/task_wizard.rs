@@ -7,7 +7,7 @@ use super::schedule_preview::{PreviewRun, preview};
 use super::task_answers::{Answers, Step};
 use super::task_choice::rule_words;
 use super::tasks::{method_words, mode_words, retention_words};
-use super::{devices, form_again, go, page};
+use super::{devices, form_again, go, goal, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::{Fields, Problems};
@@ -67,7 +67,9 @@ steps! {
     MethodStep("tasks/step_method.html") {}
     ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<PreviewRun> }
     RetentionStep("tasks/step_retention.html") {}
-    SummaryStep("tasks/step_summary.html") { machines: Vec<TaskMachine>, next: Option<Timestamp> }
+    SummaryStep("tasks/step_summary.html") {
+        machines: Vec<TaskMachine>, next: Option<Timestamp>, goals: Vec<(String, String, bool)>, suggested: Option<u32>,
+    }
 }
 
 impl Wizard {
@@ -369,7 +371,9 @@ async fn show(
         Step::Retention => answer_page(&RetentionStep { shell, wizard }, failed),
         Step::Summary => {
             let next = wizard.answers.schedule().and_then(|it| it.next_after(shell.times.now).ok().flatten());
-            answer_page(&SummaryStep { shell, wizard, machines: chosen, next }, failed)
+            let suggested = wizard.answers.schedule().and_then(|it| goal::suggestion(&it, shell.times.now));
+            let goals = goal::options(goal::parse(&wizard.answers.goal).map_or(suggested, goal::Choice::minutes));
+            answer_page(&SummaryStep { shell, wizard, machines: chosen, next, goals, suggested }, failed)
         }
     }
 }
@@ -407,10 +411,22 @@ fn chain_problem(error: &db::Error, answers: &Answers) -> Option<&'static str> {
     }
 }
 
-async fn finish(app: &App, session: &Session, draft: DraftId, answers: Answers, fields: &Fields) -> Result {
-    let Some(input) = answers.task() else {
+impl SummaryStep {
+    fn has_no_goal(&self) -> bool {
+        !self.goals.iter().any(|goal| goal.2)
+    }
+}
+
+async fn finish(app: &App, session: &Session, draft: DraftId, mut answers: Answers, fields: &Fields) -> Result {
+    if goal::parse(fields.get("goal")).is_some() {
+        fields.get("goal").clone_into(&mut answers.goal);
+    }
+    let Some(mut input) = answers.task() else {
         return go(format!("/tasks/draft/{draft}/{}", answers.first_incomplete().as_str()));
     };
+    if answers.goal.is_empty() {
+        input.goal_minutes = goal::suggestion(&input.schedule, app.now());
+    }
     let saved = match answers.task_id {
         Some(task) => app.db().update_task(task, &input).await.map(|()| task),
         None => app.db().create_task(&input).await,

@@ -2,7 +2,7 @@
 
 use super::devices::record;
 use super::task_choice::rule_words;
-use super::{form_again, go, page};
+use super::{form_again, go, goal, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
 use crate::form::Fields;
@@ -34,6 +34,7 @@ struct One {
     /// In words.
     rules: Vec<String>,
     runs: Slice<RunLine>,
+    goal: String,
     note: Option<String>,
 }
 
@@ -137,7 +138,10 @@ async fn show(app: &App, session: &Session, id: TaskId, page_number: i64, note: 
             .find(|it| it.device_id.0 == device)
             .map_or_else(|| "a removed device".to_owned(), |it| it.name.clone())
     });
-    let template = One { shell, task, machines, rules, runs, note };
+    let goal = app.db().task(id).await?.goal_minutes;
+    let goal =
+        goal.map_or_else(|| "None".to_owned(), |minutes| format!("{} at most", goal::words(minutes.unsigned_abs())));
+    let template = One { shell, task, machines, rules, runs, goal, note };
     if failed { form_again(&template) } else { page(&template) }
 }
 

@@ -4,6 +4,7 @@ mod auth;
 mod choice;
 mod hyperv;
 mod limits;
+mod notifications;
 mod pages;
 mod permissions;
 mod schedules;

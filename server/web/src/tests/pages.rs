@@ -27,6 +27,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         quiesce: Quiesce::Prefer,
         mode: domain::mode::Mode::ColdSnapshot,
         shutdown: domain::mode::Shutdown::default(),
+        goal_minutes: None,
         machines: vec![hostile, vm],
         priority: 0,
         choice: domain::choice::Choice::default(),
@@ -56,6 +57,9 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
         "/settings",
         "/settings/account",
         "/settings/audit",
+        "/settings/notifications",
+        "/settings/notifications/new?kind=mail",
+        "/settings/notifications/new?kind=webhook",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -19,6 +19,7 @@ fn address(path: &str) -> String {
         .replace("{vm}", "4711")
         .replace("{task}", "4711")
         .replace("{run}", "4711")
+        .replace("{channel}", "4711")
 }
 
 #[tokio::test]

@@ -100,6 +100,10 @@ impl Backend for Doubles {
         self.answer(())
     }
 
+    async fn test_channel(&self, _: db::ChannelId) -> Result<Vec<(String, String)>, JobError> {
+        self.answer(vec![("ops@example.org".to_owned(), "250 OK queued as 7".to_owned())])
+    }
+
     async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {
         self.orders.lock().push(order.clone());
         let db = self.db.lock().clone().unwrap();
