@@ -306,7 +306,10 @@ async function answerSchedule(page, repeat, pages) {
   await page.goto(page.url().replace(/summary$/, "schedule"));
   await page.getByRole("radio", { name: repeat, exact: true }).check();
   if (repeat === "Monthly") await page.getByRole("radio", { name: "On the last day" }).check();
-  if (repeat === "Cron") await page.getByLabel("Pattern").fill("30 2 * * 6,0");
+  if (repeat === "Cron") {
+    await page.getByLabel("Pattern").fill("30 2 * * 6,0");
+    await page.getByLabel("Pattern").press("Tab"); // a field counts when it is left
+  }
   if (repeat === "After a task") await page.getByLabel(/^Starts when a run/).selectOption({ index: 1 });
   if (repeat === "Weekly") {
     await page.getByText("Missed runs and hours").click();
@@ -315,6 +318,7 @@ async function answerSchedule(page, repeat, pages) {
   }
   const preview = page.locator("#preview");
   await (repeat === "After a task" ? preview.getByText(/has ended/) : preview.locator("tbody tr").nth(9)).waitFor();
+  await page.waitForLoadState("networkidle"); // leaving in the middle of a preview is an error in the console
   await next(page, "retention");
   pages[`task-schedule-${repeat.toLowerCase().replaceAll(" ", "-")}`] = new URL(page.url()).pathname.replace(/retention$/, "schedule");
 }

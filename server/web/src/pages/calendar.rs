@@ -68,7 +68,10 @@ impl Calendar {
     fn length(&self, run: &Coming) -> String {
         let Some(until) = run.until else { return "has not run before".to_owned() };
         let took = super::activity::took(run.at, until);
-        format!("until about {}, {took}", self.clock(until))
+        if until.as_second() - run.at.as_second() < 60 {
+            return format!("takes about {took}");
+        }
+        format!("until about {} ({took})", self.clock(until))
     }
 
     fn address(month: impl Of<bool>, from: impl Of<Date>) -> String {

@@ -26,8 +26,8 @@ pub struct Coming {
     pub at: Timestamp,
     /// End, if the task has run before.
     pub until: Option<Timestamp>,
-    /// It runs after this task: its start is an estimate.
-    pub after: Option<String>,
+    /// It runs after this task, of this name: its start is an estimate.
+    pub after: Option<(TaskId, String)>,
     /// Names of some that are expected to go on when it starts.
     pub beside: Vec<String>,
     /// How many there are.
@@ -46,14 +46,16 @@ pub fn coming(tasks: &[CalendarTask], now: Timestamp, from: Timestamp, to: Times
     }
     add_followers(tasks, &mut runs, to);
     let mut all: Vec<Coming> = runs.into_values().flatten().collect();
-    all.sort_by(|a, b| (a.at, &a.name, a.task_id).cmp(&(b.at, &b.name, b.task_id)));
+    all.sort_by(|a, b| {
+        (a.at, a.after.is_some(), &a.name, a.task_id).cmp(&(b.at, b.after.is_some(), &b.name, b.task_id))
+    });
     all.truncate(RUNS_MAX);
     mark_beside(&mut all);
     all.retain(|run| from <= run.at && run.at < to);
     all
 }
 
-fn run_of(task: &CalendarTask, at: Timestamp, after: Option<String>) -> Coming {
+fn run_of(task: &CalendarTask, at: Timestamp, after: Option<(TaskId, String)>) -> Coming {
     let length = task.expected_seconds.map(|seconds| SignedDuration::from_secs(seconds.max(0)));
     Coming {
         task_id: task.task_id,
@@ -94,7 +96,7 @@ fn add_followers(tasks: &[CalendarTask], runs: &mut HashMap<TaskId, Vec<Coming>>
             return;
         }
         for (task, followed) in ready {
-            let name = names.get(&followed).map(|name| (*name).to_owned());
+            let name = names.get(&followed).map(|name| (followed, (*name).to_owned()));
             let ends = runs.get(&followed).map(|runs| runs.iter().map(|run| run.until.unwrap_or(run.at)).collect());
             let ends: Vec<Timestamp> = ends.unwrap_or_default();
             let starts = task.next_due_at.into_iter().chain(ends).filter_map(|end| opens(&task.schedule, end));
@@ -131,8 +133,15 @@ fn mark_beside(runs: &mut [Coming]) {
 }
 
 fn note_beside(runs: &mut [Coming], run: usize, other: usize) {
-    let Some(name) = runs.get(other).map(|other| other.name.clone()) else { return };
-    if let Some(run) = runs.get_mut(run) {
+    let Some((name, task, after)) = runs.get(other).map(|other| (other.name.clone(), other.task_id, other.follows()))
+    else {
+        return;
+    };
+    // What follows another begins when that is over, however long it takes.
+    if let Some(run) = runs.get_mut(run)
+        && run.follows() != Some(task)
+        && after != Some(run.task_id)
+    {
         run.beside_count += 1;
         if run.beside.len() < NAMES_MAX {
             run.beside.push(name);
@@ -141,6 +150,10 @@ fn note_beside(runs: &mut [Coming], run: usize, other: usize) {
 }
 
 impl Coming {
+    fn follows(&self) -> Option<TaskId> {
+        self.after.as_ref().map(|after| after.0)
+    }
+
     /// `“Files” and 2 others`, or nothing.
     pub fn beside_words(&self) -> String {
         let more = self.beside_count - self.beside.len();
@@ -215,6 +228,12 @@ mod tests {
 
     #[test]
     fn what_runs_after_another_is_expected_at_its_end() {
+        let unknown = [daily(1, "22:00", None), after(2, 1, None)];
+        assert_eq!(
+            day(&unknown, "2026-11-22T08:00:00Z", "2026-11-22"),
+            ["task 1 22:00", "task 2 22:00"],
+            "not beside it"
+        );
         let tasks = [after(3, 2, None), after(2, 1, Some(30)), daily(1, "22:00", Some(60)), after(9, 8, None)];
         let seen = day(&tasks, "2026-11-22T08:00:00Z", "2026-11-22");
         assert_eq!(seen, ["task 1 22:00", "task 2 23:00", "task 3 23:30"]);
@@ -224,7 +243,7 @@ mod tests {
             moment("2026-11-22T00:00:00Z"),
             moment("2026-11-23T00:00:00Z"),
         );
-        assert_eq!(runs[1].after.as_deref(), Some("task 1"));
+        assert_eq!(runs[1].after, Some((TaskId(1), "task 1".to_owned())));
     }
 
     #[test]

@@ -252,9 +252,9 @@ impl Answers {
         }
     }
 
-    /// The schedule, when the answers make one.
+    /// The schedule, when the answers make one that can be used.
     pub fn schedule(&self) -> Option<Schedule> {
-        self.when.schedule()
+        self.when.schedule().filter(|schedule| schedule.check().is_ok())
     }
 
     /// The task, when every step has its answer.
