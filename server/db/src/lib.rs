@@ -23,6 +23,7 @@ mod journal;
 mod points;
 pub mod private_postgres;
 mod repositories;
+mod retention;
 mod runs;
 mod scheduler;
 mod sealed;
@@ -55,8 +56,9 @@ pub use jobs::{
 pub use journal::{Change, ChangeKind, ChangeState, NewChange};
 pub use points::{NewPoint, Point};
 pub use repositories::{NewRepository, Repository};
+pub use retention::{Draft as RetentionDraft, Expiring, MachinePoints, Marked, Outlook, PIN_NOTE_MAX_CHARS, TaskRule};
 pub use runs::{NewRestore, Run, RunKind, Start};
 pub use scheduler::DueTask;
 pub use sealed::CredentialKey;
 pub use sessions::{LoginFailures, NewSession, Session};
-pub use tasks::{Method, Task, TaskInput};
+pub use tasks::{Method, PointsAfter, Task, TaskInput};

@@ -18,6 +18,7 @@ mod progress;
 mod reconcile;
 mod repositories;
 mod restore;
+mod retain;
 mod runtime;
 mod sessions;
 mod space;

@@ -2,7 +2,7 @@
 
 use crate::assets;
 use crate::pages::{account, activity, device_wizard, devices, gate, home, machines, restore, restore_wizard, run};
-use crate::pages::{health, location_new, search, settings, storage, task_wizard, tasks};
+use crate::pages::{health, location_new, retention, search, settings, storage, task_wizard, tasks};
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -86,6 +86,7 @@ fn of_devices() -> Vec<Route> {
         get("/storage/{repository}", View, storage::one),
         post("/storage/{repository}/verify", RunTasks, storage::verify),
         post("/storage/{repository}/collect", RunTasks, storage::collect),
+        post("/storage/{repository}/floor", ManageLocations, retention::floor),
     ]
 }
 
@@ -116,6 +117,8 @@ fn of_restores() -> Vec<Route> {
         get("/restore/machines/{key}", View, restore::points),
         get("/restore/points/{point}", View, restore::point),
         post("/restore/points/{point}", Restore, restore_wizard::begin),
+        post("/restore/points/{point}/pin", EditTasks, retention::pin),
+        post("/restore/points/{point}/unpin", EditTasks, retention::unpin),
         get("/restore/draft/{draft}/{step}", Restore, restore_wizard::step),
         post("/restore/draft/{draft}/{step}", Restore, restore_wizard::answer),
     ]

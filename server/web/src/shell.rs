@@ -300,6 +300,10 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "location-ready" => "The location is ready.",
         "verify-queued" => "The check has started. Its result appears here.",
         "collect-queued" => "Giving space back has started. What was freed appears here.",
+        "point-pinned" => "The point is pinned: no rule removes it.",
+        "point-unpinned" => "The point is unpinned: the rules decide about it again.",
+        "floor-saved" => "The floor is saved. It holds at once.",
+        "task-removed-rule" => "The task is removed. Its restore points go as its rule says.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

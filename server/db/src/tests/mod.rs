@@ -7,6 +7,7 @@ mod journal;
 mod points;
 mod postgres;
 mod queue;
+mod retention;
 mod runs;
 mod sealed;
 mod tasks;

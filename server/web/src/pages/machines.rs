@@ -1,6 +1,7 @@
 //! Virtual machines: the list over all devices, one machine, and "back up now".
 
 use super::devices::{findings, first_message, is_blocked, power_word, record};
+use super::retention::Outlooks;
 use super::{Pager, go, page, page_number};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -52,6 +53,7 @@ struct One {
     shell: Shell,
     machine: MachinePage,
     points: Vec<PointLine>,
+    outlooks: Outlooks,
     history: Vec<(RunLine, Option<JobError>)>,
     note: Option<String>,
 }
@@ -257,7 +259,8 @@ pub async fn one(State(app): State<App>, session: Session, Path(vm): Path<VmId>)
         None => Vec::new(),
     };
     points.truncate(HISTORY as usize);
+    let outlooks = Outlooks::of_machine(&app, vm).await?;
     let history = views::runs_of_machine(app.db(), vm, HISTORY).await?;
     let shell = Shell::new(&app, &session, Section::Machines, machine.name.clone()).await?;
-    page(&One { shell, machine, points, history, note: None })
+    page(&One { shell, machine, points, outlooks, history, note: None })
 }

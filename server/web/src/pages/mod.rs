@@ -11,6 +11,8 @@ pub mod location_new;
 pub mod machines;
 pub mod restore;
 pub mod restore_wizard;
+pub mod retention;
+mod retention_preview;
 pub mod run;
 pub mod search;
 pub mod settings;

@@ -2,6 +2,7 @@
 //! Read next: `task_answers.rs` (what a draft holds and when it is complete).
 
 use super::devices::record;
+use super::retention_preview::Preview;
 use super::task_answers::{Answers, Step};
 use super::tasks::{method_words, mode_words, retention_words, schedule_words};
 use super::{devices, form_again, go, page};
@@ -16,7 +17,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, DeviceLine, RepositoryLine, TaskMachine};
 use db::{DeviceId, DraftId, DraftKind, Start, TaskId, VmId};
-use domain::retention::Retention;
+use domain::retention::Scope;
 use domain::schedule::Schedule;
 use jiff::Timestamp;
 
@@ -54,8 +55,10 @@ steps! {
     LocationStep("tasks/step_location.html") { repositories: Vec<RepositoryLine> }
     MethodStep("tasks/step_method.html") {}
     ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<Timestamp>, zone_note: String }
-    RetentionStep("tasks/step_retention.html") {}
-    SummaryStep("tasks/step_summary.html") { machines: Vec<TaskMachine>, next: Option<Timestamp> }
+    RetentionStep("tasks/step_retention.html") { preview: Option<Preview> }
+    SummaryStep("tasks/step_summary.html") {
+        machines: Vec<TaskMachine>, next: Option<Timestamp>, preview: Option<Preview>,
+    }
 }
 
 impl Wizard {
@@ -114,12 +117,34 @@ impl Wizard {
     }
 
     fn retention(&self) -> String {
-        retention_words(&Retention::KeepLast { count: self.answers.keep })
+        retention_words(&self.answers.retention())
+    }
+
+    /// More than the newest few is chosen: the long-term part is open.
+    fn keeps_long(&self) -> bool {
+        let also = &self.answers.also;
+        also.has_calendar() || also.days > 0
+    }
+
+    fn counts_all(&self) -> bool {
+        self.answers.also.scope == Scope::Machine
     }
 
     fn is_repository(&self, id: &db::RepositoryId) -> bool {
         self.answers.repository == Some(*id)
     }
+}
+
+impl RetentionStep {
+    /// Something is wrong in the part that is closed at first.
+    fn has_long_problem(&self) -> bool {
+        ["days", "daily", "weekly", "monthly", "yearly"].iter().any(|field| self.wizard.problems.of(field).is_some())
+    }
+}
+
+/// Id of the line under a field.
+fn hint_id(field: &str) -> String {
+    format!("t-{field}-h")
 }
 
 impl MachinesStep {
@@ -304,10 +329,14 @@ async fn show(
             let zones = jiff::tz::db().available().map(|name| name.to_string()).collect();
             answer_page(&ScheduleStep { shell, wizard, zones, next, zone_note }, failed)
         }
-        Step::Retention => answer_page(&RetentionStep { shell, wizard }, failed),
+        Step::Retention => {
+            let preview = if failed { None } else { Preview::of(app, &wizard.answers).await? };
+            answer_page(&RetentionStep { shell, wizard, preview }, failed)
+        }
         Step::Summary => {
+            let preview = Preview::of(app, &wizard.answers).await?;
             let next = wizard.answers.schedule().and_then(|it| it.next_after(shell.times.now).ok().flatten());
-            answer_page(&SummaryStep { shell, wizard, machines: chosen, next }, failed)
+            answer_page(&SummaryStep { shell, wizard, machines: chosen, next, preview }, failed)
         }
     }
 }

@@ -4,5 +4,6 @@ mod auth;
 mod hyperv;
 mod pages;
 mod permissions;
+mod retention;
 mod wizards;
 mod world;
