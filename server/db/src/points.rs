@@ -105,6 +105,13 @@ pub struct Point {
     /// Retention has decided, at that time; the manifest goes next.
     #[sqlx(try_from = "MaybeTime")]
     pub expiring_since: Option<Timestamp>,
+    /// Kept by hand, since when.
+    #[sqlx(try_from = "MaybeTime")]
+    pub pinned_at: Option<Timestamp>,
+    /// By whom.
+    pub pinned_by: Option<String>,
+    /// What for.
+    pub pin_note: String,
 }
 
 impl Database {
@@ -240,48 +247,6 @@ impl Database {
         .fetch_one(&self.pool)
         .await?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
-    /// What a task's retention decides about: its points of one machine in its repository, oldest first.
-    pub async fn points_for_retention(
-        &self,
-        task_id: TaskId,
-        vm_id: VmId,
-        repository_id: RepositoryId,
-    ) -> Result<Vec<(PointId, Timestamp)>> {
-        let rows: Vec<(PointId, Time)> = sqlx::query_as(
-            "select point_id, taken_at from restore_point
-             where task_id = $1 and vm_id = $2 and repository_id = $3 and expiring_since is null order by taken_at",
-        )
-        .bind(task_id)
-        .bind(vm_id)
-        .bind(repository_id)
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows.into_iter().map(|(point_id, Time(taken_at))| (point_id, taken_at)).collect())
-    }
-
-    /// Retention has decided: these are no longer offered; their manifests go next.
-    pub async fn mark_expiring(&self, points: &[PointId]) -> Result<()> {
-        let ids: Vec<uuid::Uuid> = points.iter().map(|point| point.0).collect();
-        sqlx::query(
-            "update restore_point set expiring_since = coalesce(expiring_since, now()) where point_id = any($1)",
-        )
-        .bind(&ids)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// Points whose manifests are to be removed, also by a job that died in the middle of it.
-    pub async fn expiring_points(&self, repository_id: RepositoryId) -> Result<Vec<PointId>> {
-        Ok(sqlx::query_scalar(
-            "select point_id from restore_point where repository_id = $1 and expiring_since is not null
-             order by expiring_since, point_id",
-        )
-        .bind(repository_id)
-        .fetch_all(&self.pool)
-        .await?)
     }
 
     /// Removes the row, after its manifest. One that is gone is fine.

@@ -49,6 +49,12 @@ pub struct Repository {
     pub collected_bytes: Option<u64>,
     /// Points were removed since.
     pub collect_due: bool,
+    /// No rule leaves a machine fewer points; 0 = no floor.
+    #[sqlx(try_from = "i32")]
+    pub floor_points: u32,
+    /// No rule lets a younger point go, days; 0 = no floor.
+    #[sqlx(try_from = "i32")]
+    pub floor_days: u32,
 }
 
 /// A repository to add; what is behind it is made already.

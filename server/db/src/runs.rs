@@ -4,7 +4,7 @@ use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
 use crate::error::{Conflict, Error, Result};
 use crate::events::{Event, notify};
-use crate::ids::{DeviceId, JobId, RepositoryId, RunId, TaskId, VmId};
+use crate::ids::{DeviceId, JobId, PointId, RepositoryId, RunId, TaskId, VmId};
 use crate::jobs::{NewJob, cancel_queued, insert_job};
 use domain::job::{JobError, JobKind, JobState};
 use jiff::Timestamp;
@@ -138,6 +138,7 @@ impl Database {
     /// Starts a restore.
     pub async fn start_restore(&self, restore: &NewRestore) -> Result<(RunId, JobId)> {
         let mut transaction = self.pool.begin().await?;
+        hold_point(&mut transaction, &restore.payload).await?;
         let run_id: RunId =
             sqlx::query_scalar("insert into run (kind, title, started_by) values ('restore', $1, $2) returning run_id")
                 .bind(&restore.title)
@@ -265,6 +266,19 @@ impl Database {
         transaction.commit().await?;
         Ok(jobs as usize)
     }
+}
+
+/// Retention, which may be deciding just now, sees the restore or has decided: then there is no such point any more.
+async fn hold_point(transaction: &mut Tx<'_>, payload: &Value) -> Result<()> {
+    let point = payload.get("point_id").and_then(Value::as_str).and_then(|id| id.parse::<PointId>().ok());
+    let Some(point) = point else { return Ok(()) };
+    let held: Option<PointId> = sqlx::query_scalar(
+        "select point_id from restore_point where point_id = $1 and expiring_since is null for share",
+    )
+    .bind(point)
+    .fetch_optional(&mut **transaction)
+    .await?;
+    held.map(drop).ok_or_else(|| Error::not_found("restore point", point))
 }
 
 /// Starts a task within a transaction: see [`Database::start_run`].

@@ -82,6 +82,25 @@ pub enum Method {
     Differential,
 }
 
+/// What becomes of a deleted task's points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointsAfter {
+    /// They stay.
+    Keep,
+    /// They go as its last rule says.
+    Rule,
+}
+
+impl PointsAfter {
+    /// Stable word for storage.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Rule => "rule",
+        }
+    }
+}
+
 impl Task {
     /// How machines are shut down.
     pub const fn shutdown(&self) -> Shutdown {
@@ -241,6 +260,11 @@ impl Database {
     /// Deletes a task. Its history and its restore points stay; [`Error::InUse`] while a run of it is going on or
     /// another task runs after it.
     pub async fn delete_task(&self, task_id: TaskId) -> Result<()> {
+        self.end_task(task_id, PointsAfter::Keep).await
+    }
+
+    /// The same, with what becomes of its points.
+    pub async fn end_task(&self, task_id: TaskId, points: PointsAfter) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
         lock_task(&mut transaction, task_id).await?;
         let name: String = sqlx::query_scalar("select name from backup_task where task_id = $1")
@@ -255,10 +279,13 @@ impl Database {
             let by = by.iter().map(|name| format!("the task “{name}”, which runs after it")).collect();
             return Err(Error::InUse { what: format!("task “{name}”"), by });
         }
-        sqlx::query("update backup_task set deleted_at = now(), next_due_at = null where task_id = $1")
-            .bind(task_id)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "update backup_task set deleted_at = now(), next_due_at = null, points_after = $2 where task_id = $1",
+        )
+        .bind(task_id)
+        .bind(points.as_str())
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
     }

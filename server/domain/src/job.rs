@@ -19,12 +19,14 @@ pub enum JobKind {
     Verify,
     /// Give back the space of a repository that no restore point needs.
     Collect,
+    /// Remove the restore points of a repository that no rule keeps.
+    Retain,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Backup, Self::Restore, Self::Inventory, Self::Reconcile, Self::Verify, Self::Collect];
+    pub const ALL: [Self; 7] =
+        [Self::Backup, Self::Restore, Self::Inventory, Self::Reconcile, Self::Verify, Self::Collect, Self::Retain];
 
     /// Stable word for storage.
     pub const fn as_str(self) -> &'static str {
@@ -35,6 +37,7 @@ impl JobKind {
             Self::Reconcile => "reconcile",
             Self::Verify => "verify",
             Self::Collect => "collect",
+            Self::Retain => "retain",
         }
     }
 

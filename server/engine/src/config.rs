@@ -37,6 +37,8 @@ pub struct EngineConfig {
     pub index_every: Duration,
     /// Repositories that lost points give their space back so often.
     pub collect_every: Duration,
+    /// All points of a repository are compared with the rules so often; those of a machine after each of its backups.
+    pub retain_every: Duration,
     /// Pause before the second, third, fourth … attempt; the last one repeats.
     pub retry_pauses: Vec<Duration>,
     /// Pause before the end of a job is written down again after the database failed; grows with each try.
@@ -92,6 +94,7 @@ impl EngineConfig {
             reconcile_every: Duration::from_secs(300),
             index_every: Duration::from_secs(3600),
             collect_every: Duration::from_secs(3600),
+            retain_every: Duration::from_secs(24 * 3600),
             retry_pauses: [30, 120, 480].map(Duration::from_secs).to_vec(),
             settle_pause: Duration::from_secs(1),
             progress_every: Duration::from_millis(500),

@@ -250,6 +250,13 @@ impl Engine {
         notices::test(&self.0, channel_id).await
     }
 
+    /// Queues a comparison of a repository's points with the rules. `None` when it is queued already.
+    pub async fn retain(&self, id: RepositoryId) -> Result<Option<JobId>, JobError> {
+        let what = "Retention could not be queued.";
+        let row = self.0.db.repository(id).await.map_err(|error| errors::database(what, &error))?;
+        housekeeping::retain(&self.0, id, &row.name).await.map_err(|error| errors::database(what, &error))
+    }
+
     /// Queues a restore. A host of another platform is refused; what else stands against it on the target is found by
     /// the job, before it makes anything.
     pub async fn start_restore(&self, order: &RestoreOrder, started_by: &str) -> Result<RunId, JobError> {

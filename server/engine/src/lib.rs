@@ -19,6 +19,7 @@ mod progress;
 mod reconcile;
 mod repositories;
 mod restore;
+mod retain;
 mod runtime;
 mod sessions;
 mod space;

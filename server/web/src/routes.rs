@@ -3,8 +3,8 @@
 use crate::assets;
 use crate::pages::{
     account, activity, calendar, channel, device_wizard, devices, gate, health, home, left_behind, location_new,
-    machines, notifications, restore, restore_wizard, run, search, settings, storage, storage_limits, task_wizard,
-    tasks,
+    machines, notifications, restore, restore_wizard, retention, run, search, settings, storage, storage_limits,
+    task_wizard, tasks,
 };
 use crate::state::App;
 use axum::handler::Handler;
@@ -104,6 +104,7 @@ fn of_devices() -> Vec<Route> {
         post("/storage/{repository}/limits", ManageLocations, storage_limits::save),
         post("/storage/{repository}/verify", RunTasks, storage::verify),
         post("/storage/{repository}/collect", RunTasks, storage::collect),
+        post("/storage/{repository}/floor", ManageLocations, retention::floor),
     ]
 }
 
@@ -136,6 +137,8 @@ fn of_restores() -> Vec<Route> {
         get("/restore/machines/{key}", View, restore::points),
         get("/restore/points/{point}", View, restore::point),
         post("/restore/points/{point}", Restore, restore_wizard::begin),
+        post("/restore/points/{point}/pin", EditTasks, retention::pin),
+        post("/restore/points/{point}/unpin", EditTasks, retention::unpin),
         get("/restore/draft/{draft}/{step}", Restore, restore_wizard::step),
         post("/restore/draft/{draft}/{step}", Restore, restore_wizard::answer),
     ]

@@ -304,6 +304,10 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "channel-removed" => "The channel is removed.",
         "notices-saved" => "Saved. It holds from the next look on, within a minute.",
         "goal-saved" => "The goal is saved.",
+        "point-pinned" => "The point is pinned: no rule removes it.",
+        "point-unpinned" => "The point is unpinned: the rules decide about it again.",
+        "floor-saved" => "The floor is saved. It holds at once.",
+        "task-removed-rule" => "The task is removed. Its restore points go as its rule says.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

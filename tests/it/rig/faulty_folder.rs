@@ -1,5 +1,5 @@
-//! A folder that can be made to fill up: after so many bytes every further object is refused as on a full disk; and in
-//! which objects can be locked.
+//! A folder that can be made to fill up: after so many bytes every further object is refused as on a full disk; in which
+//! objects can be locked; and that can stand still for ever around the deletion of one.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 /// Shared by all backends of one test.
 #[derive(Clone)]
@@ -19,11 +20,29 @@ pub struct FaultyFolder {
     left: Arc<AtomicU64>,
     /// Objects that nobody can delete.
     locked: Arc<Mutex<BTreeSet<String>>>,
+    /// Stands still here.
+    halt: Arc<Mutex<Option<(String, Halt)>>>,
+    /// It does.
+    halted: Arc<Notify>,
+}
+
+/// Where a deletion stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// Nothing is deleted yet.
+    Before,
+    /// It is deleted, but nobody hears of it.
+    After,
 }
 
 impl FaultyFolder {
     pub fn endless() -> Self {
-        Self { left: Arc::new(AtomicU64::new(u64::MAX)), locked: Arc::default() }
+        Self {
+            left: Arc::new(AtomicU64::new(u64::MAX)),
+            locked: Arc::default(),
+            halt: Arc::default(),
+            halted: Arc::default(),
+        }
     }
 
     /// From now on only so many bytes more.
@@ -39,6 +58,24 @@ impl FaultyFolder {
     /// All locks have come to their end.
     pub fn unlock(&self) {
         self.locked.lock().expect("the locks").clear();
+    }
+
+    /// The next deletion of the object stands still there, for ever.
+    pub fn halt(&self, name: &str, place: Halt) {
+        *self.halt.lock().expect("the halt") = Some((name.to_owned(), place));
+    }
+
+    /// Waits until it does.
+    pub async fn halted(&self) {
+        self.halted.notified().await;
+    }
+
+    async fn stand_still(&self, name: &str, place: Halt) {
+        let here = self.halt.lock().expect("the halt").take_if(|halt| halt.0 == name && halt.1 == place).is_some();
+        if here {
+            self.halted.notify_one();
+            std::future::pending::<()>().await;
+        }
     }
 
     fn around(&self, inner: Arc<dyn ObjectBackend>) -> Arc<dyn ObjectBackend> {
@@ -114,6 +151,9 @@ impl ObjectBackend for Faulty {
             let source = io::Error::other("nobody can delete it yet");
             return Err(self.refusal(BackendErrorKind::Locked, "delete", name, source));
         }
-        self.inner.delete(name).await
+        self.faults.stand_still(name, Halt::Before).await;
+        self.inner.delete(name).await?;
+        self.faults.stand_still(name, Halt::After).await;
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ mod faulty_folder;
 mod hosts;
 mod hyperv;
 
-pub use faulty_folder::FaultyFolder;
+pub use faulty_folder::{FaultyFolder, Halt};
 pub use hosts::{Host, QuickConnector, Simulated, frozen, machine, same_bytes};
 pub use hyperv::{SimulatedHyperV, hyperv_machine, stored};
 
@@ -45,6 +45,18 @@ pub struct Rig {
 
 /// What is read of a disk to check its change tracking, at most: 64 cells.
 pub const SAMPLE_BYTES: u64 = 64 * domain::sampling::CELL_BYTES;
+/// A server that will be killed.
+pub struct Mortal {
+    runtime: tokio::runtime::Runtime,
+    _workers: Workers,
+}
+
+impl Mortal {
+    /// Nothing of it goes on, and nothing is cleaned up.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
 
 /// A task to make.
 pub struct TaskSpec<'a> {
@@ -154,6 +166,19 @@ impl Rig {
         (engine, workers)
     }
 
+    /// The server again, in a runtime of its own that can be ended as a process is killed. Without workers of this one.
+    pub fn mortal(&self, locations: Arc<dyn Locations>) -> Mortal {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let data_dir = self.folder.path().join("data");
+        let workers = tokio::task::block_in_place(|| {
+            runtime.block_on(async {
+                let engine = engine(self.db.second().await, &data_dir, "one", locations, Arc::new(QuickConnector));
+                Workers::start(&engine).await.expect("workers")
+            })
+        });
+        Mortal { runtime, _workers: workers }
+    }
+
     /// Ends the workers as a clean stop of the server does.
     pub async fn stop(&mut self) {
         if let Some(workers) = self.workers.take() {
@@ -258,7 +283,23 @@ impl Rig {
     /// Starts a run and waits for its end.
     pub async fn run(&self, task_id: TaskId) -> Vec<Job> {
         let run_id = self.start_run(task_id).await;
-        self.finished(run_id).await
+        let jobs = self.finished(run_id).await;
+        let made = jobs.iter().filter(|job| matches!(job.state, JobState::Succeeded | JobState::Warning));
+        if let Some(job) = made.max_by_key(|job| job.finished_at)
+            && let (Some(repository_id), Some(since)) = (job.repository_id, job.finished_at)
+        {
+            self.retained(repository_id, since).await;
+        }
+        jobs
+    }
+
+    /// Waits until a retention that began since then has ended.
+    pub async fn retained(&self, repository_id: RepositoryId, since: jiff::Timestamp) -> Job {
+        self.wait("retention", async || {
+            let job = self.db.newest_retain_job(repository_id).await.expect("jobs")?;
+            (job.state.is_final() && job.started_at? >= since).then_some(job)
+        })
+        .await
     }
 
     pub async fn start_run(&self, task_id: TaskId) -> RunId {

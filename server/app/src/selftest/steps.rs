@@ -201,6 +201,13 @@ async fn retain(stage: &Stage, report: &mut Report, task: TaskId, machine: VmId)
     stage.db.update_task(task, &input).await.map_err(database("The task could not be changed"))?;
     let expected = (Mode::Hot, PointKind::Incremental);
     let (newest, _) = back_up(stage, report, task, machine, RUNS.len() + 1, expected).await?;
+    let queued =
+        stage.engine.retain(stage.repository).await.map_err(|error| Failure::new("Retention did not start", &error))?;
+    let waiting = stage.db.newest_retain_job(stage.repository).await.map_err(database("The jobs cannot be read"))?;
+    // Queued by the backup already, or by us.
+    if let Some(job) = queued.or(waiting.map(|job| job.job_id)) {
+        wait_for_job(stage, job).await?;
+    }
     let points = stage.db.points_of_machine(machine).await.map_err(database("The points cannot be read"))?;
     let ids: Vec<PointId> = points.iter().map(|point| point.point_id).collect();
     let result = if ids.len() == KEPT_AT_LAST as usize && ids.contains(&newest.point_id) {

@@ -94,7 +94,7 @@ impl Database {
 pub(super) async fn superseded(transaction: &mut Transaction<'_, Postgres>, lease: Lease) -> Result<bool> {
     Ok(sqlx::query_scalar(
         "select exists (select from job j join job q using (kind, concurrency_key)
-             where j.job_id = $1 and j.kind in ('inventory', 'reconcile', 'collect') and q.state = 'queued')",
+             where j.job_id = $1 and j.kind in ('inventory', 'reconcile', 'collect', 'retain') and q.state = 'queued')",
     )
     .bind(lease.job_id)
     .fetch_one(&mut **transaction)

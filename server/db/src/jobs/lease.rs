@@ -9,6 +9,7 @@ use crate::events::{Event, notify};
 use crate::ids::{DeviceId, JobId, RunId, VmId};
 use domain::job::{JobError, JobKind, JobState};
 use domain::schedule::outcome;
+use sqlx::{Postgres, Transaction};
 use std::time::Duration;
 
 /// How long a lease holds without a heartbeat.
@@ -108,12 +109,18 @@ struct Expired {
     window_ended: bool,
 }
 
+/// Lets no job be leased until the transaction ends.
+pub(crate) async fn hold_leases(transaction: &mut Transaction<'_, Postgres>) -> Result<()> {
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(LEASE_LOCK).execute(&mut **transaction).await?;
+    Ok(())
+}
+
 impl Database {
     /// Takes the next job of these kinds for [`LEASE_SECONDS`], if one is ready and the limits allow it.
     pub async fn lease_job(&self, worker: &str, kinds: &[JobKind], limits: LeaseLimits) -> Result<Option<Job>> {
         let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
         let mut transaction = self.pool.begin().await?;
-        sqlx::query("select pg_advisory_xact_lock($1)").bind(LEASE_LOCK).execute(&mut *transaction).await?;
+        hold_leases(&mut transaction).await?;
         let job: Option<Job> = sqlx::query_as(NEXT)
             .bind(worker)
             .bind(kinds)

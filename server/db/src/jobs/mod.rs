@@ -13,6 +13,7 @@ pub use lease::{Heartbeat, LEASE_SECONDS, LeaseLimits, Reaped};
 pub use work::{DiskProgress, LogLine, Progress};
 
 pub(crate) use end::cancel_queued;
+pub(crate) use lease::hold_leases;
 
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
@@ -246,7 +247,7 @@ pub(crate) async fn insert_job(transaction: &mut Transaction<'_, Postgres>, job:
         "insert into job (kind, title, concurrency_key, run_id, vm_id, device_id, repository_id, payload, priority,
              max_attempts)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         on conflict (kind, concurrency_key) where state = 'queued' and kind in ('inventory', 'reconcile', 'collect')
+         on conflict (kind, concurrency_key) where state = 'queued' and kind in ('inventory', 'reconcile', 'collect', 'retain')
          do nothing
          returning job_id",
     )

@@ -11,6 +11,7 @@ mod notices;
 mod points;
 mod postgres;
 mod queue;
+mod retention;
 mod runs;
 mod schedules;
 mod sealed;

@@ -30,6 +30,12 @@ impl Scene {
         NewPoint { repository_id: self.repository_id, task_id: Some(self.task_id), ..point }
     }
 
+    /// As retention marks it.
+    async fn expire(&self, point: PointId) {
+        let marked = sqlx::query("update restore_point set expiring_since = now() where point_id = $1").bind(point);
+        assert_eq!(marked.execute(&self.db.database.pool).await.unwrap().rows_affected(), 1);
+    }
+
     async fn add(&self, second: i64, kind: PointKind) -> PointId {
         let point = self.point(second, kind);
         self.db.insert_point(self.job.lease(), &point).await.unwrap();
@@ -58,7 +64,7 @@ async fn a_point_is_kept_whole_and_the_newest_gives_its_marks() {
     scene.add(50, PointKind::Differential).await;
     assert_eq!(db.points_since_full(vm_id, scene.repository_id).await.unwrap(), 2);
     assert_eq!(db.newest_full(vm_id, scene.repository_id).await.unwrap().unwrap().point_id, full);
-    db.mark_expiring(&[full]).await.unwrap();
+    scene.expire(full).await;
     assert_ne!(db.newest_full(vm_id, scene.repository_id).await.unwrap().unwrap().point_id, full, "it is about to go");
 }
 
@@ -78,12 +84,13 @@ async fn what_retention_gives_up_is_no_longer_offered_and_goes() {
     let db = &scene.db;
     let old = scene.add(10, PointKind::Full).await;
     let new = scene.add(20, PointKind::Incremental).await;
-    let candidates = db.points_for_retention(scene.task_id, scene.vm_id, scene.repository_id).await.unwrap();
-    assert_eq!(candidates.iter().map(|(point, _)| *point).collect::<Vec<_>>(), [old, new]);
-    db.mark_expiring(&[old]).await.unwrap();
+    scene.expire(old).await;
     assert_eq!(db.points_of_machine(scene.vm_id).await.unwrap().len(), 1);
-    assert_eq!(db.points_for_retention(scene.task_id, scene.vm_id, scene.repository_id).await.unwrap().len(), 1);
-    assert_eq!(db.expiring_points(scene.repository_id).await.unwrap(), [old]);
+    let expiring = db.expiring_points(scene.repository_id).await.unwrap();
+    assert_eq!(
+        expiring.iter().map(|point| (point.point_id, point.machine_name.as_str())).collect::<Vec<_>>(),
+        [(old, "one-000")]
+    );
     db.delete_point(old).await.unwrap();
     db.delete_point(old).await.unwrap();
     assert!(matches!(db.point(old).await, Err(Error::NotFound { .. })));

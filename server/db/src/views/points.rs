@@ -110,6 +110,13 @@ pub struct PointLine {
     pub warnings: Vec<serde_json::Value>,
     /// Of a simulated host.
     pub simulated: bool,
+    /// Kept by hand, since when.
+    #[sqlx(try_from = "MaybeTime")]
+    pub pinned_at: Option<Timestamp>,
+    /// By whom.
+    pub pinned_by: Option<String>,
+    /// What for.
+    pub pin_note: String,
 }
 
 /// Points of a machine, newest first; on one day only when `from` and `to` are given.
@@ -122,7 +129,8 @@ pub async fn points_of(
     let (from, to) = (day.map(|day| Time(day.0)), day.map(|day| Time(day.1)));
     let lines = sqlx::query_as(
         "select o.point_id, o.taken_at, o.kind, o.consistency, o.size_bytes, o.bytes_read, o.bytes_stored,
-                p.name as repository, o.repository_id, o.verified_at, o.verify_error, o.warnings, o.simulated
+                p.name as repository, o.repository_id, o.verified_at, o.verify_error, o.warnings, o.simulated,
+                o.pinned_at, o.pinned_by, o.pin_note
          from restore_point o join repository p using (repository_id)
          where o.machine_key = $1 and o.expiring_since is null
            and ($2::timestamptz is null or (o.taken_at >= $2 and o.taken_at < $3))
@@ -210,7 +218,7 @@ pub async fn point_page(db: &Database, point: PointId) -> Result<Option<PointPag
     let page = sqlx::query_as(
         "select o.point_id, o.taken_at, o.kind, o.consistency, o.size_bytes, o.bytes_read, o.bytes_stored,
                 p.name as repository, o.repository_id, o.verified_at, o.verify_error, o.warnings, o.simulated,
-                o.machine_name, o.machine_key, o.vm_id, d.name as device, o.config, o.job_id, j.run_id, t.name as task
+                o.pinned_at, o.pinned_by, o.pin_note, o.machine_name, o.machine_key, o.vm_id, d.name as device, o.config, o.job_id, j.run_id, t.name as task
          from restore_point o join repository p using (repository_id) left join virtual_machine v using (vm_id)
               left join device d using (device_id) left join job j on j.job_id = o.job_id
               left join backup_task t on t.task_id = o.task_id

@@ -45,6 +45,10 @@ pub struct RepositoryLine {
     pub collect_due: bool,
     /// Giving space back waits or runs.
     pub collecting: bool,
+    /// No rule leaves a machine fewer points; 0 = no floor.
+    pub floor_points: i32,
+    /// No rule lets a younger point go, days; 0 = no floor.
+    pub floor_days: i32,
     /// Restore points.
     pub points: i64,
     /// Machines with points in it.
@@ -83,7 +87,7 @@ impl RepositoryLine {
 
 const QUERY: &str = "
     select r.repository_id, r.name, r.kind, r.path, r.created_at, r.capacity_bytes, r.free_bytes, r.used_bytes,
-           r.checked_at, r.check_error, r.collected_at, r.collected_bytes, r.collect_due,
+           r.checked_at, r.check_error, r.collected_at, r.collected_bytes, r.collect_due, r.floor_points, r.floor_days,
            exists (select from job j where j.repository_id = r.repository_id and j.kind = 'collect'
                    and j.state in ('queued', 'running')) as collecting,
            coalesce(p.points, 0) as points, coalesce(p.machines, 0) as machines,

@@ -1,4 +1,5 @@
-//! The backup of one machine: prepare → shut down → snapshot → plan → check tracking → copy → commit → remove snapshot → switch on → retain.
+//! The backup of one machine: prepare → shut down → snapshot → plan → check tracking → copy → commit → remove snapshot → switch
+//! on; retention is a job of its own.
 //!
 //! Owns: the order, and that the snapshot goes and the machine runs again whatever happened in between.
 //! Must never: show a point before its manifest is in the repository, or leave a change on the host that the journal
@@ -11,12 +12,9 @@ mod marks;
 mod plan;
 mod power;
 mod prepare;
-mod retain;
 mod room;
 mod sample;
 mod snapshot;
-
-pub use retain::remove_expiring;
 
 use crate::context::JobContext;
 use crate::words;
@@ -42,7 +40,6 @@ pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
         return Err(error);
     }
     let point = made?;
-    retain::retain(ctx, &source).await;
     marks::let_go(ctx, &source).await;
     Ok(ctx.done(json!({
         "point_id": point.point.id,

@@ -16,7 +16,6 @@ use domain::job::{Disposition, JobError};
 use domain::machine::Quiesce;
 use domain::mode::{Mode, Shutdown};
 use domain::point::PointKind;
-use domain::retention::Retention;
 use hypervisor::{ErrorKind, Hypervisor, MachineInfo, MachineRef};
 use repository::{PointId, Repository};
 use std::sync::Arc;
@@ -35,7 +34,6 @@ pub struct Source {
     pub simulated: bool,
     pub task_id: TaskId,
     pub task_name: String,
-    pub retention: Retention,
     pub quiesce: Quiesce,
     /// Whether the machine runs meanwhile.
     pub mode: Mode,
@@ -109,7 +107,6 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
         simulated: device.simulated,
         task_id: task.task_id,
         task_name: task.name,
-        retention: task.retention,
         quiesce: task.quiesce,
         mode: task.mode,
         excluded_disks,
@@ -207,7 +204,7 @@ async fn find(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Machine
             "vm.gone",
             what,
             format!("The machine is no longer on the host (unique id {}).", row.instance_uuid),
-            "Take it out of the task, or register it on the host again. Its restore points are kept.",
+            "Take it out of the task, or register it on the host again. Its restore points stay as the task’s rule says.",
         )),
     }
 }

@@ -1,11 +1,11 @@
 //! One repository: the rows in the database follow its manifests.
 //!
-//! Owns: adopting points no row knows, marking rows whose manifest is gone, finishing retention.
-//! Must never: remove a manifest that retention has not decided about.
+//! Owns: adopting points no row knows, marking rows whose manifest is gone, having retention finish what it began.
+//! Must never: remove a manifest.
 
-use crate::backup::remove_expiring;
 use crate::context::JobContext;
 use crate::core::Core;
+use crate::runtime::housekeeping;
 use crate::{errors, words};
 use db::{NewPoint, Outcome, RepositoryId, Task, TaskId};
 use domain::job::JobError;
@@ -22,8 +22,6 @@ pub struct Pass {
     pub adopted: usize,
     /// Rows whose point cannot be read.
     pub damaged: usize,
-    /// Points that retention had decided about.
-    pub expired: usize,
 }
 
 /// The job.
@@ -41,15 +39,16 @@ pub async fn reconcile(ctx: &JobContext, id: RepositoryId) -> Result<Outcome, Jo
     if pass.damaged > 0 {
         ctx.warn(&format!("{} cannot be read.", words::count(pass.damaged, "restore point"))).await;
     }
-    Ok(ctx.done(json!({ "adopted": pass.adopted, "damaged": pass.damaged, "expired": pass.expired })))
+    Ok(ctx.done(json!({ "adopted": pass.adopted, "damaged": pass.damaged })))
 }
 
 async fn pass(ctx: &JobContext, what: &str, row: &db::Repository) -> Result<Pass, JobError> {
     let repository = ctx.core.repository(what, row).await?;
-    let expired = remove_expiring(&ctx.core, &repository, row.repository_id).await;
-    let expired = expired.map_err(|why| JobError::retry("repository.storage", what, why, ""))?;
-    let mut pass = adopt(&ctx.core, what, &repository, row.repository_id).await?;
-    pass.expired = expired;
+    let pass = adopt(&ctx.core, what, &repository, row.repository_id).await?;
+    // What a dead job, or an object lock, left of its work.
+    if !ctx.essential(ctx.core.db.expiring_points(row.repository_id).await)?.is_empty() {
+        ctx.essential(housekeeping::retain(&ctx.core, row.repository_id, &row.name).await)?;
+    }
     crate::space::note(&ctx.core, &repository, row).await;
     Ok(pass)
 }

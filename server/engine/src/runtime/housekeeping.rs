@@ -111,6 +111,35 @@ pub async fn collect(core: &Core, id: RepositoryId, name: &str) -> db::Result<Op
     core.db.enqueue(&job).await
 }
 
+/// Queues retention for each repository whose points were not all looked at lately: what a rule keeps by age goes
+/// although no task runs.
+pub async fn retentions(core: Arc<Core>) -> db::Result<()> {
+    for (id, name) in core.db.repositories_to_retain(core.config.retain_every).await? {
+        retain(&core, id, &name).await?;
+    }
+    Ok(())
+}
+
+/// The same for one.
+pub async fn retain(core: &Core, id: RepositoryId, name: &str) -> db::Result<Option<JobId>> {
+    let job = NewJob {
+        repository_id: Some(id),
+        priority: INDEX_PRIORITY,
+        ..NewJob::new(JobKind::Retain, name, format!("repository:{id}:retain"))
+    };
+    core.db.enqueue(&job).await
+}
+
+/// After a job that made a point, or for whose end points had to stay. Should this get lost, the daily look comes.
+pub async fn retain_after(ctx: &JobContext) {
+    let Some(id) = ctx.job.repository_id else { return };
+    let queued = async {
+        let row = ctx.core.db.repository(id).await?;
+        retain(&ctx.core, id, &row.name).await
+    };
+    heard(queued.await);
+}
+
 async fn index(core: &Core, id: RepositoryId, name: &str) -> db::Result<()> {
     let job = NewJob {
         repository_id: Some(id),

@@ -95,6 +95,11 @@ fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracke
         housekeeping::collections(Arc::clone(&work))
     }));
     let work = Arc::clone(core);
+    // Looked at more often than due, so that a start of the server does not put it off for a day.
+    tasks.spawn(every(config.retain_every / 24, stopping.clone(), "queueing retention", move || {
+        housekeeping::retentions(Arc::clone(&work))
+    }));
+    let work = Arc::clone(core);
     tasks.spawn(every(config.reconcile_every, stopping.clone(), "queueing reconciles", move || {
         housekeeping::reconciles(Arc::clone(&work))
     }));

@@ -7,7 +7,7 @@ use super::heartbeat;
 use crate::context::JobContext;
 use crate::core::Core;
 use crate::stop::{Stop, StopReason};
-use crate::{backup, collect, errors, inventory, reconcile, restore, verify, words};
+use crate::{backup, collect, errors, inventory, reconcile, restore, retain, verify, words};
 use db::{Event, Job, Lease, LeaseLimits, Outcome};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
 use domain::schedule::outcome;
@@ -155,6 +155,7 @@ fn handle(ctx: &JobContext) -> BoxFuture<'_, Result<Outcome, JobError>> {
         JobKind::Reconcile => reconcile::run(ctx).boxed(),
         JobKind::Verify => verify::run(ctx).boxed(),
         JobKind::Collect => collect::run(ctx).boxed(),
+        JobKind::Retain => retain::run(ctx).boxed(),
     }
 }
 
@@ -241,5 +242,12 @@ async fn look_after(ctx: &JobContext, ending: &Ending) {
     let failed = matches!(ending, Ending::Finish(Outcome::Error(_)) | Ending::Again(_));
     if transfer && (failed || ctx.has_left_something()) {
         super::housekeeping::reconcile_after(ctx).await;
+    }
+    // Not before the job's end is written: what it builds on or reads is left alone until then.
+    let made = ctx.job.kind == JobKind::Backup
+        && matches!(ending, Ending::Finish(Outcome::Succeeded(_) | Outcome::Warning(_)));
+    let has_read = matches!(ctx.job.kind, JobKind::Restore | JobKind::Verify) && matches!(ending, Ending::Finish(_));
+    if made || has_read {
+        super::housekeeping::retain_after(ctx).await;
     }
 }

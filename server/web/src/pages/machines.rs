@@ -1,6 +1,7 @@
 //! Virtual machines: the list over all devices, one machine, and "back up now".
 
 use super::devices::{findings, first_message, is_blocked, power_word, record};
+use super::retention::Outlooks;
 use super::{Pager, go, goal, page, page_number};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -53,6 +54,7 @@ struct One {
     shell: Shell,
     machine: MachinePage,
     points: Vec<PointLine>,
+    outlooks: Outlooks,
     history: Vec<(RunLine, Option<JobError>)>,
     goal: Option<Goal>,
     /// The machine's own, minutes; 0 is none.
@@ -298,12 +300,13 @@ pub async fn one(State(app): State<App>, session: Session, Path(vm): Path<VmId>)
         None => Vec::new(),
     };
     points.truncate(HISTORY as usize);
+    let outlooks = Outlooks::of_machine(&app, vm).await?;
     let history = views::runs_of_machine(app.db(), vm, HISTORY).await?;
     let alarms = app.db().tracking_alarms(vm).await?;
     let goal = app.db().goals_of(&[vm]).await?.into_iter().next();
     let own_goal = app.db().machine_goal(vm).await?.map(i32::unsigned_abs);
     let shell = Shell::new(&app, &session, Section::Machines, machine.name.clone()).await?;
-    page(&One { shell, machine, points, history, goal, own_goal, note: None, alarms })
+    page(&One { shell, machine, points, outlooks, history, goal, own_goal, note: None, alarms })
 }
 
 /// `POST /machines/{vm}/alarms`: the operator has seen what change tracking missed.

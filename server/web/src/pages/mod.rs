@@ -18,6 +18,8 @@ pub mod machines;
 pub mod notifications;
 pub mod restore;
 pub mod restore_wizard;
+pub mod retention;
+mod retention_preview;
 pub mod run;
 mod schedule_answers;
 mod schedule_preview;

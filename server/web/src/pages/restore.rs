@@ -1,5 +1,6 @@
 //! Restore: machines with points, the points of one machine with their calendar, one point.
 
+use super::retention::Outlooks;
 use super::{Pager, page, page_number};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -48,6 +49,8 @@ struct PointsPage {
 struct Point {
     shell: Shell,
     point: PointPage,
+    /// Why it stays, and until when.
+    kept: (String, String),
 }
 
 struct Month {
@@ -231,7 +234,9 @@ pub async fn point(State(app): State<App>, session: Session, Path(point): Path<P
     let point = views::point_page(app.db(), point).await?.ok_or(Failure::NotFound)?;
     let title = format!("{}, {}", point.machine_name, app.times().moment_text(point.line.taken_at));
     let shell = Shell::new(&app, &session, Section::Restore, title).await?;
-    page(&Point { shell, point })
+    let outlooks = Outlooks::in_location(&app, point.line.repository_id, point.vm_id).await?;
+    let kept = outlooks.words(&point.line.point_id, &shell.times);
+    page(&Point { shell, point, kept })
 }
 
 impl Point {

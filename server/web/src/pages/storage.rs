@@ -1,6 +1,7 @@
 //! Locations: repositories with their space and points; verify, give space back. New ones: `location_new`.
 
 use super::devices::record;
+use super::retention::{CleanUp, floor_words};
 use super::{form_again, go, page};
 use crate::auth::Session;
 use crate::failure::{Failure, Result};
@@ -31,6 +32,7 @@ struct One {
     shell: Shell,
     it: RepositoryLine,
     tasks: Vec<TaskLine>,
+    clean_up: Option<CleanUp>,
     problem: Option<JobError>,
 }
 
@@ -123,6 +125,14 @@ impl One {
         }
     }
 
+    /// What no rule undercuts.
+    fn floor(&self) -> String {
+        match floor_words(self.it.floor_points, self.it.floor_days).as_str() {
+            "none" => "None: the tasks’ rules alone decide.".to_owned(),
+            words => format!("{}.", format::sentence(words)),
+        }
+    }
+
     /// How much smaller the points are than the disks in them.
     fn ratio(&self) -> String {
         let taken = self.it.taken_bytes();
@@ -143,9 +153,10 @@ pub async fn list(State(app): State<App>, session: Session) -> Result {
 async fn show(app: &App, session: &Session, id: RepositoryId, problem: Option<JobError>) -> Result {
     let it = views::repository_line(app.db(), id).await?.ok_or(Failure::NotFound)?;
     let tasks = views::tasks(app.db()).await?.into_iter().filter(|task| task.repository_id == id).collect();
+    let clean_up = CleanUp::newest(app, id).await?;
     let shell = Shell::new(app, session, Section::Storage, it.name.clone()).await?;
     let failed = problem.is_some();
-    let template = One { shell, it, tasks, problem };
+    let template = One { shell, it, tasks, clean_up, problem };
     if failed { form_again(&template) } else { page(&template) }
 }
 

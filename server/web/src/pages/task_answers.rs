@@ -8,14 +8,12 @@ use crate::form::{Fields, Problems};
 use db::{Method, RepositoryId, Task, TaskId, TaskInput, VmId};
 use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
-use domain::retention::Retention;
+use domain::retention::{AGE_MAX_DAYS, NUMBER_MAX, Retention, Rule, Scope};
 use domain::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a task.
 const NAME_LENGTH_MAX_CHARS: usize = 200;
-/// Points to keep, at most.
-const KEEP_MAX: u32 = 10_000;
 /// A full every how many points, at most.
 const FULL_EVERY_MAX: u32 = 1_000;
 /// Points that are kept unless one says otherwise.
@@ -119,6 +117,9 @@ pub struct Answers {
     /// Minutes, `none`, or empty: what follows from the schedule.
     #[serde(default)]
     pub goal: String,
+    /// What else is kept; its `last` and time zone are not used.
+    #[serde(default)]
+    pub also: Rule,
     /// Furthest step that was answered, so that a default is seen before it counts.
     pub answered: usize,
 }
@@ -141,14 +142,15 @@ impl Answers {
             when: When::new(time_zone),
             keep: KEEP_DEFAULT,
             goal: String::new(),
+            also: Rule::default(),
             answered: 0,
         }
     }
 
     /// Those of a task that exists.
     pub fn of_task(task: &Task, machines: Vec<VmId>, time_zone: &str) -> Self {
-        let Retention::KeepLast { count } = task.retention;
-        Self {
+        let rule = task.retention.rule();
+        let mut answers = Self {
             task_id: Some(task.task_id),
             name: task.name.clone(),
             priority: task.priority,
@@ -160,12 +162,17 @@ impl Answers {
             quiesce: task.quiesce == Quiesce::Prefer,
             mode: task.mode,
             shutdown: task.shutdown(),
-            keep: count,
             goal: task.goal_minutes.map_or_else(|| goal::NONE.to_owned(), |minutes| minutes.to_string()),
+            keep: rule.last,
+            also: rule,
             answered: Step::ALL.len(),
             when: When::of(&task.schedule, time_zone),
             ..Self::new(time_zone)
+        };
+        if let Retention::Keep(rule) = &task.retention {
+            answers.when.time_zone.clone_from(&rule.time_zone);
         }
+        answers
     }
 
     /// For the draft.
@@ -213,10 +220,7 @@ impl Answers {
             }
             Step::Method => self.take_method(fields, problems),
             Step::Schedule => self.when.take(fields, problems),
-            Step::Retention => match fields.number::<u32>("keep") {
-                Some(keep) if (1..=KEEP_MAX).contains(&keep) => self.keep = keep,
-                _ => problems.add("keep", format!("A number from 1 to {KEEP_MAX}.")),
-            },
+            Step::Retention => self.take_retention(fields, problems),
             Step::Summary => {}
         }
         if problems.is_empty() {
@@ -252,6 +256,39 @@ impl Answers {
         }
     }
 
+    /// An empty field keeps nothing; one part at least keeps something.
+    fn take_retention(&mut self, fields: &Fields, problems: &mut Problems) {
+        let mut number = |name: &'static str, max: u32| match fields.get(name) {
+            "" => 0,
+            text => text.parse::<u32>().ok().filter(|number| *number <= max).unwrap_or_else(|| {
+                problems.add(name, format!("A number from 0 to {max}."));
+                0
+            }),
+        };
+        let scope = if fields.get("scope") == "machine" { Scope::Machine } else { Scope::Task };
+        let keep = number("keep", NUMBER_MAX);
+        let also = Rule {
+            days: number("days", AGE_MAX_DAYS),
+            daily: number("daily", NUMBER_MAX),
+            weekly: number("weekly", NUMBER_MAX),
+            monthly: number("monthly", NUMBER_MAX),
+            yearly: number("yearly", NUMBER_MAX),
+            scope,
+            ..Rule::default()
+        };
+        if keep == 0 && also == (Rule { scope, ..Rule::default() }) {
+            problems.add("keep", "Keep something: at least one number has to be above 0.");
+        }
+        if problems.is_empty() {
+            (self.keep, self.also) = (keep, also);
+        }
+    }
+
+    /// The rule of the answers; its calendar is that of the schedule's time zone.
+    pub fn retention(&self) -> Retention {
+        Rule { last: self.keep, time_zone: self.when.time_zone.clone(), ..self.also.clone() }.into()
+    }
+
     /// The schedule, when the answers make one that can be used.
     pub fn schedule(&self) -> Option<Schedule> {
         self.when.schedule().filter(|schedule| schedule.check().is_ok())
@@ -266,7 +303,7 @@ impl Answers {
             name: self.name.clone(),
             repository_id: self.repository?,
             schedule: self.schedule()?,
-            retention: Retention::KeepLast { count: self.keep },
+            retention: self.retention(),
             method: Method::parse(&self.method)?,
             full_every: self.full_every,
             quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
@@ -325,6 +362,9 @@ mod tests {
             (Step::Schedule, "repeat=daily&at=25:00&time_zone=UTC", "at"),
             (Step::Schedule, "repeat=daily&at=12:00&time_zone=Mars/Olympus", "time_zone"),
             (Step::Retention, "keep=0", "keep"),
+            (Step::Retention, "keep=&weekly=0", "keep"),
+            (Step::Retention, "keep=7&weekly=-1", "weekly"),
+            (Step::Retention, "keep=7&days=36501", "days"),
         ] {
             assert!(answer(&mut answers, step, body).of(field).is_some(), "{body}");
         }
@@ -350,6 +390,29 @@ mod tests {
         }
         let old: Answers = serde_json::from_value(old).unwrap();
         assert_eq!((old.mode, old.shutdown), (Mode::Hot, Shutdown::default()), "drafts of the version before");
+    }
+
+    #[test]
+    fn a_rule_has_any_of_its_parts_in_the_zone_of_the_schedule() {
+        let mut answers = Answers::new("Europe/Vienna");
+        assert!(answer(&mut answers, Step::Retention, "keep=7&weekly=4&monthly=12&yearly=&scope=machine").is_empty());
+        let rule = Rule {
+            last: 7,
+            weekly: 4,
+            monthly: 12,
+            scope: Scope::Machine,
+            time_zone: "Europe/Vienna".to_owned(),
+            ..Rule::default()
+        };
+        assert_eq!(answers.retention(), Retention::Keep(rule));
+        assert!(answer(&mut answers, Step::Retention, "keep=&days=30").is_empty());
+        assert_eq!(answers.retention().rule().words(), "30 days");
+        assert!(answer(&mut answers, Step::Retention, "keep=5").is_empty());
+        assert_eq!(answers.retention(), Retention::KeepLast { count: 5 }, "earlier versions read it");
+        let mut old = answers.to_json().unwrap();
+        old.as_object_mut().unwrap().remove("also");
+        let old: Answers = serde_json::from_value(old).unwrap();
+        assert_eq!(old.retention(), Retention::KeepLast { count: 5 }, "drafts of the version before");
     }
 
     #[test]

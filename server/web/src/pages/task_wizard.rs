@@ -2,6 +2,7 @@
 //! Read next: `task_answers.rs` (what a draft holds and when it is complete).
 
 use super::devices::record;
+use super::retention_preview::Preview;
 use super::schedule_answers::When;
 use super::schedule_preview::{PreviewRun, preview};
 use super::task_answers::{Answers, Step};
@@ -19,7 +20,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, ChoiceDisk, DeviceLine, RepositoryLine, TaskMachine};
 use db::{DeviceId, DraftId, DraftKind, Start, TaskId, VmId};
-use domain::retention::Retention;
+use domain::retention::Scope;
 use domain::schedule::{Nth, Weekday};
 use jiff::Timestamp;
 
@@ -66,9 +67,10 @@ steps! {
     LocationStep("tasks/step_location.html") { repositories: Vec<RepositoryLine> }
     MethodStep("tasks/step_method.html") {}
     ScheduleStep("tasks/step_schedule.html") { zones: Vec<String>, next: Vec<PreviewRun> }
-    RetentionStep("tasks/step_retention.html") {}
+    RetentionStep("tasks/step_retention.html") { preview: Option<Preview> }
     SummaryStep("tasks/step_summary.html") {
         machines: Vec<TaskMachine>, next: Option<Timestamp>, goals: Vec<(String, String, bool)>, suggested: Option<u32>,
+        preview: Option<Preview>,
     }
 }
 
@@ -153,12 +155,34 @@ impl Wizard {
     }
 
     fn retention(&self) -> String {
-        retention_words(&Retention::KeepLast { count: self.answers.keep })
+        retention_words(&self.answers.retention())
+    }
+
+    /// More than the newest few is chosen: the long-term part is open.
+    fn keeps_long(&self) -> bool {
+        let also = &self.answers.also;
+        also.has_calendar() || also.days > 0
+    }
+
+    fn counts_all(&self) -> bool {
+        self.answers.also.scope == Scope::Machine
     }
 
     fn is_repository(&self, id: &db::RepositoryId) -> bool {
         self.answers.repository == Some(*id)
     }
+}
+
+impl RetentionStep {
+    /// Something is wrong in the part that is closed at first.
+    fn has_long_problem(&self) -> bool {
+        ["days", "daily", "weekly", "monthly", "yearly"].iter().any(|field| self.wizard.problems.of(field).is_some())
+    }
+}
+
+/// Id of the line under a field.
+fn hint_id(field: &str) -> String {
+    format!("t-{field}-h")
 }
 
 impl MachinesStep {
@@ -368,12 +392,16 @@ async fn show(
             let zones = jiff::tz::db().available().map(|name| name.to_string()).collect();
             answer_page(&ScheduleStep { shell, wizard, zones, next }, failed)
         }
-        Step::Retention => answer_page(&RetentionStep { shell, wizard }, failed),
+        Step::Retention => {
+            let preview = if failed { None } else { Preview::of(app, &wizard.answers).await? };
+            answer_page(&RetentionStep { shell, wizard, preview }, failed)
+        }
         Step::Summary => {
+            let preview = Preview::of(app, &wizard.answers).await?;
             let next = wizard.answers.schedule().and_then(|it| it.next_after(shell.times.now).ok().flatten());
             let suggested = wizard.answers.schedule().and_then(|it| goal::suggestion(&it, shell.times.now));
             let goals = goal::options(goal::parse(&wizard.answers.goal).map_or(suggested, goal::Choice::minutes));
-            answer_page(&SummaryStep { shell, wizard, machines: chosen, next, goals, suggested }, failed)
+            answer_page(&SummaryStep { shell, wizard, machines: chosen, next, goals, suggested, preview }, failed)
         }
     }
 }

@@ -13,9 +13,9 @@ use crate::ui::{self, Html, Tone};
 use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, RunFilter, RunLine, Slice, TaskLine, TaskMachine};
-use db::{Start, TaskId, VmId};
+use db::{PointsAfter, Start, TaskId, VmId};
 use domain::mode::{IfStillOn, Mode, Shutdown};
-use domain::retention::Retention;
+use domain::retention::{Retention, Scope};
 use domain::schedule::Schedule;
 
 #[derive(Template)]
@@ -43,6 +43,11 @@ pub fn retention_words(retention: &Retention) -> String {
     match retention {
         Retention::KeepLast { count } => {
             format!("The last {} of each machine", format::count(*count, "point", "points"))
+        }
+        Retention::Keep(rule) => {
+            let whose = if rule.scope == Scope::Machine { ", counting all points of a machine" } else { "" };
+            let zone = if rule.has_calendar() { format!(" ({})", rule.time_zone) } else { String::new() };
+            format!("{}{zone}{whose}", format::sentence(&rule.words()))
         }
     }
 }
@@ -175,12 +180,16 @@ pub async fn resume(State(app): State<App>, session: Session, Path(task): Path<T
 }
 
 /// `POST /tasks/{task}/remove`
-pub async fn remove(State(app): State<App>, session: Session, Path(task): Path<TaskId>) -> Result {
+pub async fn remove(State(app): State<App>, session: Session, Path(task): Path<TaskId>, fields: Fields) -> Result {
     let before = views::task_line(app.db(), task).await?.ok_or(Failure::NotFound)?;
-    match app.db().delete_task(task).await {
+    let (points, detail, said) = match fields.get("points") {
+        "rule" => (PointsAfter::Rule, "its points go by its rule", "task-removed-rule"),
+        _ => (PointsAfter::Keep, "its points stay", "task-removed"),
+    };
+    match app.db().end_task(task, points).await {
         Ok(()) => {
-            record(&app, &session, "task.removed", &before.name, "").await?;
-            go("/tasks?said=task-removed")
+            record(&app, &session, "task.removed", &before.name, detail).await?;
+            go(format!("/tasks?said={said}"))
         }
         Err(db::Error::InUse { by, .. }) => {
             let note = format!("The task was not removed, because of {}. End that first.", by.join(", "));

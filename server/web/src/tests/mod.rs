@@ -7,6 +7,7 @@ mod limits;
 mod notifications;
 mod pages;
 mod permissions;
+mod retention;
 mod schedules;
 mod tracking;
 mod wizards;

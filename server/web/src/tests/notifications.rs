@@ -143,6 +143,9 @@ async fn a_goal_is_suggested_set_shown_and_overridden() {
         shutdown: domain::mode::Shutdown::default(),
         goal_minutes: None,
         machines: vec![vm],
+        priority: 0,
+        choice: domain::choice::Choice::default(),
+        excluded_disks: Vec::new(),
     };
     let task = world.db().create_task(&input).await.unwrap();
     world.point(repository, vm, "web-01", "2026-11-21T22:00:00Z").await;
