@@ -4,8 +4,6 @@
 use crate::rig::{FaultyFolder, Halt, Rig, Simulated, TaskSpec, machine, same_bytes};
 use db::{NewJob, PointId, RepositoryId, RetentionDraft, TaskId, TaskInput, VmId};
 use domain::job::{JobKind, JobState};
-use domain::machine::Quiesce;
-use domain::mode::{Mode, Shutdown};
 use domain::retention::{Retention, Rule};
 use domain::schedule::Schedule;
 use std::sync::Arc;
@@ -93,18 +91,8 @@ async fn a_locked_point_stays_due_and_the_others_go() {
 
 /// Gives the task another rule.
 async fn change(rig: &Rig, task: TaskId, location: RepositoryId, vm: VmId, retention: Retention) {
-    let input = TaskInput {
-        name: "nightly".to_owned(),
-        repository_id: location,
-        schedule: Schedule::Manual,
-        retention,
-        method: db::Method::Incremental,
-        full_every: 0,
-        quiesce: Quiesce::Prefer,
-        mode: Mode::Hot,
-        shutdown: Shutdown::default(),
-        machines: vec![vm],
-    };
+    let spec = TaskSpec { machines: &[vm], ..TaskSpec::default() };
+    let input = TaskInput { retention, ..Rig::task_input(location, spec) };
     rig.db.update_task(task, &input).await.expect("a task");
 }
 

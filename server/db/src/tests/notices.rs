@@ -113,7 +113,7 @@ async fn a_good_run_is_told_and_a_cancelled_one_is_not() {
 
 async fn daily_task(db: &TestDatabase, name: &str, machines: &[VmId]) -> TaskId {
     let repository_id = fixture::repository(db).await;
-    let schedule = Schedule::Daily { at: "22:00".parse().unwrap(), time_zone: "UTC".to_owned() };
+    let schedule = Schedule::daily("22:00".parse().unwrap(), "UTC");
     let input = crate::TaskInput { schedule, ..fixture::task_input(name, repository_id, machines) };
     db.create_task(&input).await.unwrap()
 }

@@ -261,7 +261,7 @@ async fn all_machines_are_looked_at_now_and_then_and_those_with_new_points_alway
 #[tokio::test]
 async fn an_outlook_tells_why_each_stays_and_when_it_goes() {
     let scene = scene(1).await;
-    let daily = Schedule::Daily { at: "22:00:00".parse().unwrap(), time_zone: "UTC".to_owned() };
+    let daily = Schedule::daily("22:00:00".parse().unwrap(), "UTC");
     let input = task_input("nightly", scene.repository_id, &scene.machines);
     let task = scene.db.create_task(&crate::TaskInput { schedule: daily, retention: last(2), ..input }).await.unwrap();
     let [old, new] = [scene.point(Some(task), 30).await, scene.point(Some(task), 3).await];

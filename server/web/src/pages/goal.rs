@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_daily_task_suggests_a_day_with_slack() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-        let daily = Schedule::Daily { at: "22:00".parse().unwrap(), time_zone: "Europe/Vienna".to_owned() };
+        let daily = Schedule::daily("22:00".parse().unwrap(), "Europe/Vienna");
         assert_eq!(suggestion(&daily, now), Some(30 * HOUR));
         assert_eq!(suggestion(&Schedule::Manual, now), None);
     }

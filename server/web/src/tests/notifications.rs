@@ -134,7 +134,7 @@ async fn a_goal_is_suggested_set_shown_and_overridden() {
     let input = TaskInput {
         name: "Nightly".to_owned(),
         repository_id: repository,
-        schedule: domain::schedule::Schedule::Daily { at: "22:00".parse().unwrap(), time_zone: "UTC".to_owned() },
+        schedule: domain::schedule::Schedule::daily("22:00".parse().unwrap(), "UTC"),
         retention: domain::retention::Retention::KeepLast { count: 3 },
         method: db::Method::Incremental,
         full_every: 0,

@@ -27,14 +27,18 @@ async fn scene(hours: &[i64]) -> (Scene, Vec<PointId>) {
     let input = TaskInput {
         name: "Nightly".to_owned(),
         repository_id: repository,
-        schedule: Schedule::Daily { at: "22:00".parse().unwrap(), time_zone: "Europe/Vienna".to_owned() },
+        schedule: Schedule::daily("22:00".parse().unwrap(), "Europe/Vienna"),
         retention: Retention::KeepLast { count: 10 },
         method: Method::Incremental,
         full_every: 0,
         quiesce: Quiesce::Prefer,
         mode: Mode::Hot,
         shutdown: Shutdown::default(),
+        goal_minutes: None,
         machines: vec![vm],
+        priority: 0,
+        choice: domain::choice::Choice::default(),
+        excluded_disks: Vec::new(),
     };
     let task = world.db().create_task(&input).await.unwrap();
     let scene = Scene { world, vm, repository, task };
