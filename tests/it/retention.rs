@@ -162,7 +162,12 @@ async fn a_job_killed_between_any_two_steps_goes_on_and_does_what_the_preview_sa
         wanted.sort_unstable();
         assert_eq!(left, wanted, "{place:?} {number}");
         assert_eq!(rig.points(vm).await.len(), 2);
-        assert!(rig.db.repository(location).await.expect("a row").collect_due, "collection follows");
+        // It is due, or was begun by the start just now.
+        rig.wait("collection", async || {
+            let row = rig.db.repository(location).await.expect("a row");
+            (row.collect_due || row.collected_at.is_some()).then_some(())
+        })
+        .await;
         rig.db.unpin_point(points[3]).await.expect("unpinned");
     }
 }

@@ -149,6 +149,21 @@ impl Database {
         .await?)
     }
 
+    /// The last clean-up worth telling of: the newest job unless it found nothing to do, else the last that removed some.
+    pub async fn newest_clean_up(&self, repository_id: RepositoryId) -> Result<Option<Job>> {
+        Ok(sqlx::query_as(
+            "select j.* from job j where j.kind = $2 and j.repository_id = $1
+             order by (coalesce((j.result->>'removed')::bigint, 0) > 0
+                       or (j.state not in ('succeeded', 'cancelled') and not exists (select from job n
+                           where n.kind = $2 and n.repository_id = $1 and n.job_id > j.job_id))) desc,
+                 j.job_id desc limit 1",
+        )
+        .bind(repository_id)
+        .bind(JobKind::Retain.as_str())
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
     /// The newest job that removed, or is to remove, points of a repository.
     pub async fn newest_retain_job(&self, repository_id: RepositoryId) -> Result<Option<Job>> {
         Ok(sqlx::query_as("select * from job where kind = $2 and repository_id = $1 order by job_id desc limit 1")

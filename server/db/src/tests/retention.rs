@@ -259,6 +259,24 @@ async fn all_machines_are_looked_at_now_and_then_and_those_with_new_points_alway
 }
 
 #[tokio::test]
+async fn the_clean_up_to_tell_of_is_the_last_that_removed_something_or_did_not_end_well() {
+    let scene = scene(1).await;
+    let db = &scene.db;
+    let told = async || db.newest_clean_up(scene.repository_id).await.unwrap().map(|job| job.job_id);
+    assert_eq!((told().await, db.newest_retain_job(scene.repository_id).await.unwrap()), (None, None));
+    let mut jobs = Vec::new();
+    for removed in [0, 2, 0] {
+        let job = scene.job(JobKind::Retain).await;
+        db.finish(job.lease(), Outcome::Succeeded(json!({ "removed": removed }))).await.unwrap();
+        jobs.push(job.job_id);
+    }
+    assert_eq!(told().await, Some(jobs[1]));
+    let running = scene.job(JobKind::Retain).await;
+    assert_eq!(told().await, Some(running.job_id));
+    assert_eq!(db.newest_retain_job(scene.repository_id).await.unwrap().unwrap().job_id, running.job_id);
+}
+
+#[tokio::test]
 async fn an_outlook_tells_why_each_stays_and_when_it_goes() {
     let scene = scene(1).await;
     let daily = Schedule::daily("22:00:00".parse().unwrap(), "UTC");

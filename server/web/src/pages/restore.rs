@@ -96,6 +96,15 @@ pub fn consistency(state: impl Of<Consistency>) -> Html {
     }
 }
 
+/// The same in a word, for lists that say more of other things.
+pub fn consistency_word(state: impl Of<Consistency>) -> &'static str {
+    match state.value() {
+        Consistency::Application => "application-consistent",
+        Consistency::Crash => "as after a power cut",
+        Consistency::Offline => "machine was off",
+    }
+}
+
 /// How far a point is proved: committed, present, hashed; the steps after that are not taken yet.
 pub fn ladder(point: &PointLine) -> Html {
     use std::fmt::Write as _;

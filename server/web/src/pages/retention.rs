@@ -169,9 +169,9 @@ pub struct CleanUp {
 }
 
 impl CleanUp {
-    /// The newest one, if there was one lately.
+    /// The last one worth telling of, if there was one lately.
     pub async fn newest(app: &App, repository: RepositoryId) -> Result<Option<Self>> {
-        let Some(job) = app.db().newest_retain_job(repository).await? else { return Ok(None) };
+        let Some(job) = app.db().newest_clean_up(repository).await? else { return Ok(None) };
         let log = app.db().job_log(job.job_id, 0, CLEAN_UP_LOG_LINES).await?;
         let mut lines: Vec<String> =
             log.into_iter().filter(|line| line.level != LogLevel::Error).map(|line| line.message).collect();
