@@ -91,7 +91,7 @@ fn message() -> Message {
     }
 }
 
-fn parcel<'a>(message: &'a Message, delivery_id: Uuid) -> Parcel<'a> {
+fn parcel(message: &Message, delivery_id: Uuid) -> Parcel<'_> {
     use domain::Clock as _;
     let now: Timestamp = domain::SystemClock.now();
     Parcel { delivery_id, recipient: TO, message, server: "backup-1", now }

@@ -26,7 +26,7 @@ fn said(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Ends like a sentence: the pieces of an error are shown one after the other.
-fn sentence(mut text: String) -> String {
+pub(crate) fn sentence(mut text: String) -> String {
     if text.ends_with(|last: char| !matches!(last, '.' | ':' | '…')) {
         text.push('.');
     }

@@ -70,7 +70,7 @@ pub async fn test(core: &Core, channel_id: ChannelId) -> Result<Vec<(String, Str
         let answer = courier::deliver(&channel.config, secret.as_ref(), &parcel).await;
         let answer = answer.map_err(|failure| {
             let what = format!("“{}” did not take the test message.", channel.name);
-            JobError::fail("notice.not_delivered", what, format!("{}: {}.", failure.who, failure.why), failure.hint)
+            JobError::fail("notice.not_delivered", what, errors::sentence(failure.to_string()), failure.hint)
         })?;
         answers.push((if recipient.is_empty() { channel.name.clone() } else { recipient }, answer));
     }

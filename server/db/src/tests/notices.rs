@@ -434,8 +434,8 @@ async fn a_paused_channel_sends_nothing_and_loses_nothing_that_waited() {
     assert_eq!(db.lease_deliveries("w", 5).await.unwrap().len(), 1);
 }
 
-fn digest(also_when_well: bool) -> Option<DigestTime> {
-    Some(DigestTime { at: "07:00".parse().unwrap(), time_zone: "Europe/Vienna".to_owned(), also_when_well })
+fn digest(also_when_well: bool) -> DigestTime {
+    DigestTime { at: "07:00".parse().unwrap(), time_zone: "Europe/Vienna".to_owned(), also_when_well }
 }
 
 #[tokio::test]
@@ -444,8 +444,8 @@ async fn a_digest_comes_when_it_is_due_and_says_what_happened() {
     let (_, machines) = fixture::device_with_machines(&db, "one", 2).await;
     db.execute("update device set max_jobs = 9").await;
     let rules = Rules(NoticeKind::ALL.map(|kind| (kind, Tell::Digest)).into());
-    let quiet = ChannelInput { digest: digest(false), rules: rules.clone(), ..mail("quiet", &["q@example.org"]) };
-    let daily = ChannelInput { digest: digest(true), rules, ..mail("daily", &["d@example.org"]) };
+    let quiet = ChannelInput { digest: Some(digest(false)), rules: rules.clone(), ..mail("quiet", &["q@example.org"]) };
+    let daily = ChannelInput { digest: Some(digest(true)), rules, ..mail("daily", &["d@example.org"]) };
     let (quiet, daily) = (db.insert_channel(&quiet).await.unwrap(), db.insert_channel(&daily).await.unwrap());
     assert_eq!(db.make_due_digests().await.unwrap(), 0, "not yet");
     db.execute("update notice_channel set next_digest_at = now(), digested_until = now() - interval '1 day'").await;

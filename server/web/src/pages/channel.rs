@@ -304,6 +304,16 @@ fn webhook(fields: &Fields, problems: &mut Problems) -> ChannelConfig {
     ChannelConfig::Webhook { url, plain_confirmed, ca_pem: fields.get("ca_pem").to_owned() }
 }
 
+/// Where a mail channel's password goes, and how.
+fn way(config: &ChannelConfig) -> Option<(&str, u16, &str, MailSecurity, &str)> {
+    match config {
+        ChannelConfig::Mail { host, port, account, security, ca_pem, .. } => {
+            Some((host, *port, account, *security, ca_pem))
+        }
+        ChannelConfig::Webhook { .. } => None,
+    }
+}
+
 /// A secret is there, and one that is kept goes only where it was meant to go.
 fn check_secret(
     config: &ChannelConfig,
@@ -315,18 +325,10 @@ fn check_secret(
     match config {
         ChannelConfig::Mail { account, .. } if account.is_empty() || typed.is_some() => {}
         ChannelConfig::Mail { .. } if !kept => problems.add("secret", "The account’s password is missing."),
-        ChannelConfig::Mail { host, port, account, security, ca_pem, .. } => {
-            let same = channel.is_some_and(|channel| match &channel.config {
-                ChannelConfig::Mail { host: h, port: p, account: a, security: s, ca_pem: c, .. } => {
-                    (h, p, a, s, c) == (host, port, account, security, ca_pem)
-                }
-                ChannelConfig::Webhook { .. } => false,
-            });
-            if !same {
-                problems.add(
-                    "secret",
-                    "Type the password again: it would go to another server or account, or another way.",
-                );
+        ChannelConfig::Mail { .. } => {
+            if channel.and_then(|channel| way(&channel.config)) != way(config) {
+                let text = "Type the password again: it would go to another server or account, or another way.";
+                problems.add("secret", text);
             }
         }
         ChannelConfig::Webhook { .. } => match typed {
@@ -334,7 +336,7 @@ fn check_secret(
                 problems.add("secret", format!("At least {SIGNING_KEY_LENGTH_MIN_CHARS} characters."));
             }
             None if !kept => {
-                problems.add("secret", "The signing key is missing: the receiver checks messages with it.")
+                problems.add("secret", "The signing key is missing: the receiver checks messages with it.");
             }
             _ => {}
         },

@@ -81,7 +81,7 @@ fn state(line: &DeliveryLine) -> Html {
         DeliveryState::Sent => ui::st(Tone::Ok, "Delivered"),
         DeliveryState::Failed => ui::st(Tone::Bad, "Given up"),
         DeliveryState::Sending => ui::st(Tone::Run, "On its way"),
-        DeliveryState::Queued if line.attempt > 0 => ui::st(Tone::Warn, "Tried again"),
+        DeliveryState::Queued if line.attempt > 0 => ui::st(Tone::Warn, "Trying again"),
         DeliveryState::Queued => ui::st(Tone::Idle, "Waiting"),
         DeliveryState::Held => ui::st(Tone::Idle, "Held back"),
         DeliveryState::Summed => ui::st(Tone::Idle, "In a summary"),
@@ -113,8 +113,11 @@ impl Notifications {
         Ok(Self { shell, channels, deliveries, limits, problems: Problems::default(), tested: None })
     }
 
-    /// The newest settled message of a channel, as its state.
+    /// What the last messages of a channel say about it: that one is being tried again, or what became of the newest.
     fn health(&self, channel: &ChannelId) -> Html {
+        if self.deliveries.iter().any(|line| line.channel_id == *channel && waits(line)) {
+            return ui::st(Tone::Warn, "Trying again");
+        }
         let newest = self
             .deliveries
             .iter()
@@ -133,7 +136,7 @@ pub async fn limits(State(app): State<App>, session: Session, fields: Fields) ->
     let mut problems = Problems::default();
     let limits = read_limits(&fields, &mut problems);
     if !problems.is_empty() {
-        return form_again(&Notifications { problems, limits, ..Notifications::new(&app, &session).await? });
+        return form_again(&Notifications { limits, problems, ..Notifications::new(&app, &session).await? });
     }
     app.db().set_notice_limits(&limits).await?;
     let detail = format!(
