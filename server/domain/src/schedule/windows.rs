@@ -134,7 +134,7 @@ impl Hours {
                 }
             }
         }
-        Ok(Stretches { within: self.rule == HoursRule::Within, made_for: around, stretches: merged(found) })
+        Ok(Stretches { within: self.rule == HoursRule::Within, made_for: around, parts: merged(found) })
     }
 }
 
@@ -142,7 +142,7 @@ impl Hours {
 pub(super) struct Stretches {
     within: bool,
     made_for: Timestamp,
-    stretches: Vec<(Timestamp, Timestamp)>,
+    parts: Vec<(Timestamp, Timestamp)>,
 }
 
 fn merged(mut stretches: Vec<(Timestamp, Timestamp)>) -> Vec<(Timestamp, Timestamp)> {
@@ -164,11 +164,11 @@ impl Stretches {
     }
 
     fn around(&self, at: Timestamp) -> Option<(Timestamp, Timestamp)> {
-        self.stretches.iter().copied().find(|(from, until)| *from <= at && at < *until)
+        self.parts.iter().copied().find(|(from, until)| *from <= at && at < *until)
     }
 
     fn starts_after(&self, at: Timestamp) -> Option<Timestamp> {
-        self.stretches.iter().map(|stretch| stretch.0).find(|from| *from > at)
+        self.parts.iter().map(|stretch| stretch.0).find(|from| *from > at)
     }
 
     /// See [`Hours::next_open`].
@@ -193,7 +193,7 @@ impl Stretches {
     pub(super) fn closed_since(&self, at: Timestamp) -> Option<Timestamp> {
         match (self.within, self.around(at)) {
             (true, Some(_)) | (false, None) => None,
-            (true, None) => self.stretches.iter().map(|stretch| stretch.1).filter(|until| *until <= at).max(),
+            (true, None) => self.parts.iter().map(|stretch| stretch.1).filter(|until| *until <= at).max(),
             (false, Some((from, _))) => Some(from),
         }
     }
