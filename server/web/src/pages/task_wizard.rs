@@ -295,7 +295,8 @@ async fn show(
     problems: Problems,
     fields: &Fields,
 ) -> Result {
-    let failed = !problems.is_empty();
+    // A preview of answers that are not complete yet is no failure.
+    let failed = !problems.is_empty() && fields.get("do") != "preview";
     let repositories = views::repositories(app.db()).await?;
     let repository =
         repositories.iter().find(|it| answers.repository == Some(it.repository_id)).map(|it| it.name.clone());

@@ -130,6 +130,9 @@ async fn answers_that_make_no_schedule_are_refused_at_their_field() {
         let page = client.post(&step, &fields).await.again();
         assert!(page.contains(words), "{words}: {page}");
     }
+    // While one is still typing, the preview is no failure.
+    let page = client.post(&step, &[("repeat", "cron"), ("cron", ""), ZONE, ("do", "preview")]).await.ok();
+    assert!(page.contains("They are shown when the answers above are complete."), "{page}");
 }
 
 #[tokio::test]
