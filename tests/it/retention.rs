@@ -108,7 +108,7 @@ async fn preview(rig: &Rig, task: TaskId, location: RepositoryId, vm: VmId, rete
     let (machines, _) = rig.db.retention_with(&draft, 10).await.expect("a preview");
     let now = rig.db.now().await.expect("the time");
     let verdicts = machines.iter().flat_map(|machine| machine.decide(now));
-    verdicts.filter(|verdict| verdict.goes()).map(|verdict| verdict.id).collect()
+    verdicts.filter(domain::retention::Verdict::goes).map(|verdict| verdict.id).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

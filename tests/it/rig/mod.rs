@@ -59,6 +59,7 @@ impl Mortal {
 }
 
 /// A task to make.
+#[derive(Clone, Copy)]
 pub struct TaskSpec<'a> {
     pub name: &'a str,
     pub machines: &'a [VmId],

@@ -6,9 +6,11 @@ use crate::column::Time;
 use crate::database::Database;
 use crate::error::Result;
 use crate::ids::TaskId;
+use domain::job::JobError;
 use domain::notice::{Item, NoticeKind};
 use domain::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 
 /// Due times of one task in one look; more are looked at in the next.
@@ -79,7 +81,7 @@ async fn look_at(
     let mut after = task.since;
     // A zone that has become unknown has no due times; the scheduler's log says so.
     while let Ok(Some(due)) = task.schedule.next_after(after)
-        && due <= until
+        && may_start(&task.schedule, due) <= until
         && due_times.len() < DUE_TIMES_MAX
     {
         due_times.push(due);
@@ -111,6 +113,12 @@ async fn look_at(
     Ok((!told.is_empty()).then(|| Item { name: task.name.clone(), text: told.join(" ") }))
 }
 
+/// When what is due then may start: hours in which the task may not run are no delay.
+fn may_start(schedule: &Schedule, due: Timestamp) -> Timestamp {
+    let open = schedule.hours().and_then(|(hours, time_zone)| hours.next_open(time_zone, due).ok().flatten());
+    open.unwrap_or(due)
+}
+
 /// A sentence about a due time by which no run began in time.
 async fn missed_at(
     transaction: &mut Transaction<'_, Postgres>,
@@ -118,9 +126,10 @@ async fn missed_at(
     due: Timestamp,
     grace: SignedDuration,
 ) -> Result<Option<String>> {
-    let (began, was_busy): (Option<Time>, bool) = sqlx::query_as(
-        "select (select min(created_at) from run where task_id = $1 and due_at = $2),
-                exists (select from run where task_id = $1 and created_at < $2
+    let (began, skipped, was_busy): (Option<Time>, Option<Json<JobError>>, bool) = sqlx::query_as(
+        "select (select min(created_at) from run where task_id = $1 and due_at = $2 and skipped is null),
+                (select skipped from run where task_id = $1 and due_at = $2 and skipped is not null limit 1),
+                exists (select from run where task_id = $1 and created_at < $2 and skipped is null
                         and (finished_at is null or finished_at > $2))",
     )
     .bind(task.task_id)
@@ -130,8 +139,9 @@ async fn missed_at(
     let words = |at: Timestamp| at.strftime("%Y-%m-%d %H:%M UTC").to_string();
     let at = words(due);
     Ok(match began {
-        Some(Time(began)) if began.duration_since(due) <= grace => None,
+        Some(Time(began)) if began.duration_since(may_start(&task.schedule, due)) <= grace => None,
         Some(Time(began)) => Some(format!("Due {at}: it began only at {}.", words(began))),
+        None if let Some(Json(cause)) = skipped => Some(format!("Due {at}: {} {}", cause.what, cause.why)),
         None if was_busy => Some(format!("Due {at}: the run before it was still going on.")),
         None if task.machines == 0 => Some(format!("Due {at}: the task has no machines.")),
         None => Some(format!("Due {at}: no run began. Look whether the server was running then.")),

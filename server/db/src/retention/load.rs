@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(sqlx::FromRow)]
+#[allow(clippy::struct_excessive_bools)] // one for each question of the query
 struct PointRow {
     point_id: PointId,
     vm_id: VmId,

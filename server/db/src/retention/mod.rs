@@ -126,6 +126,7 @@ impl MachinePoints {
     }
 
     /// The same with a task as it is about to be saved.
+    #[must_use]
     pub fn with(mut self, draft: &Draft) -> Self {
         let goes_on = draft.repository_id == self.repository_id && draft.machines.contains(&self.vm_id);
         let new = TaskRule {

@@ -168,6 +168,25 @@ async fn a_run_that_began_in_time_is_none_and_one_that_began_late_is() {
     assert!(text.contains("it began only at"), "{text}");
 }
 
+#[tokio::test]
+async fn a_run_that_was_left_out_is_told_with_its_cause() {
+    let db = database().await;
+    let (_, machines) = fixture::device_with_machines(&db, "one", 1).await;
+    let task_id = daily_task(&db, "nightly", &machines).await;
+    three_days_pass(&db).await;
+    let schedule = db.task(task_id).await.unwrap().schedule;
+    let since = db.now().await.unwrap() - jiff::SignedDuration::from_hours(73);
+    let due = schedule.next_after(since).unwrap().unwrap();
+    let error = JobError::fail("schedule.still_running", "The run was left out.", "The one before it still ran.", "");
+    let mut transaction = db.pool.begin().await.unwrap();
+    crate::scheduler::leave_out(&mut transaction, task_id, Some(due), &error).await.unwrap().unwrap();
+    transaction.commit().await.unwrap();
+    db.execute("update run set created_at = due_at, finished_at = due_at").await;
+    assert_eq!(db.observe_missed_runs().await.unwrap(), 1);
+    let text = notices(&db).await.pop().unwrap().message().items[0].text.clone();
+    assert!(text.contains("The run was left out. The one before it still ran."), "{text}");
+}
+
 async fn start_at(db: &TestDatabase, task_id: TaskId, due: jiff::Timestamp) {
     db.start_run(task_id, "schedule", Some(due)).await.unwrap();
     let job = lease(db).await.unwrap();

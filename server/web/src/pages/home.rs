@@ -204,8 +204,7 @@ impl Board {
 fn action(trouble: &Trouble) -> (String, &'static str) {
     match trouble.kind {
         TroubleKind::Machine(_, Some(run)) => (format!("/activity/{run}"), "Show the failed run"),
-        TroubleKind::Machine(vm, None) => (format!("/machines/{vm}"), "Open machine"),
-        TroubleKind::Tracking(vm) => (format!("/machines/{vm}"), "Open machine"),
+        TroubleKind::Machine(vm, None) | TroubleKind::Tracking(vm) => (format!("/machines/{vm}"), "Open machine"),
         TroubleKind::Device(device) => (format!("/devices/{device}"), "Open device"),
         TroubleKind::Repository(repository) => (format!("/storage/{repository}"), "Open location"),
         TroubleKind::Unprotected => ("/machines?state=not".to_owned(), "Show them"),

@@ -46,6 +46,7 @@ struct PointsPage {
 
 #[derive(Template)]
 #[template(path = "restore/point.html")]
+#[allow(clippy::struct_field_names)] // what the template calls it
 struct Point {
     shell: Shell,
     point: PointPage,

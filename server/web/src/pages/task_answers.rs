@@ -167,7 +167,6 @@ impl Answers {
             also: rule,
             answered: Step::ALL.len(),
             when: When::of(&task.schedule, time_zone),
-            ..Self::new(time_zone)
         };
         if let Retention::Keep(rule) = &task.retention {
             answers.when.time_zone.clone_from(&rule.time_zone);

@@ -44,7 +44,7 @@ const ZONE: (&str, &str) = ("time_zone", "Europe/Vienna");
 async fn every_repeat_is_saved_shown_and_found_again() {
     let world = world().await;
     let mut client = world.administrator().await;
-    let cases: [(&str, Vec<(&str, &str)>, &str); 5] = [
+    let cases = [
         (
             "weekly",
             vec![("repeat", "weekly"), ("at", "22:00"), ("weekday", "mon"), ("weekday", "wed"), ZONE],

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, ToSpan};
 const SKIP: MissedRuns = MissedRuns::Skip { grace_minutes: 30 };
 
 fn with(missed: MissedRuns, times: &str) -> Schedule {
-    let Schedule::Timed(timed) = daily(times, "UTC") else { panic!("by the clock") };
-    Schedule::Timed(Timed { missed, ..timed })
+    let Schedule::Timed(rest) = daily(times, "UTC") else { panic!("by the clock") };
+    Schedule::Timed(Timed { missed, ..rest })
 }
 
 fn look(schedule: &Schedule, due: &str, now: &str) -> Look {
