@@ -139,8 +139,15 @@ async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Mac
     let mut failed = None;
     // All of it, whatever fails: a snapshot that cannot go is no reason to leave a machine off.
     for change in undo::in_order(own) {
-        if let Err(error) = undo_when_it_appears(ctx, what, host, change).await {
-            failed.get_or_insert(error);
+        match undo_when_it_appears(ctx, what, host, change).await {
+            Ok(()) => {}
+            // They stand in nobody's way, and the reconciler may be at them just now.
+            Err(error) if change.kind == ChangeKind::Marks => {
+                ctx.info(&format!("{} {} They are tried again later.", error.what, error.why)).await;
+            }
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
         }
     }
     failed.map_or(Ok(()), Err)

@@ -394,7 +394,8 @@ async fn show(
             answer_page(&ScheduleStep { shell, wizard, zones, next }, failed)
         }
         Step::Retention => {
-            let preview = if failed { None } else { Preview::of(app, &wizard.answers).await? };
+            let right = wizard.problems.is_empty();
+            let preview = if right { Preview::of(app, &wizard.answers).await? } else { None };
             answer_page(&RetentionStep { shell, wizard, preview }, failed)
         }
         Step::Summary => {
