@@ -1,6 +1,5 @@
 //! The repository from outside: what is backed up is what is read, whatever happens in between.
 
-mod ahead;
 mod catalogue;
 mod collect;
 mod crash;
