@@ -115,6 +115,15 @@ pub struct Change {
     pub owner_alive: bool,
 }
 
+/// The condition of what a run that broke off left on its host: of `host_change c` and its `job j`.
+macro_rules! left_behind {
+    () => {
+        "c.state in ('intended', 'made', 'removing') and not (c.kind = 'power' and c.state = 'intended')
+             and not coalesce(j.state = 'running', false)"
+    };
+}
+pub(crate) use left_behind;
+
 /// A query for [`Change`]s that meet the condition.
 macro_rules! changes {
     ($condition:literal) => {

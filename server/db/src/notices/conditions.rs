@@ -8,6 +8,7 @@ use crate::database::Database;
 use crate::error::Result;
 use crate::goals::goals;
 use crate::ids::{DeviceId, RepositoryId, VmId};
+use crate::journal::left_behind;
 use domain::notice::{Item, NoticeKind};
 use sqlx::{Postgres, Transaction};
 
@@ -88,9 +89,9 @@ const LEFT_BEHIND: &str = concat!(
     "with seen as (
          select 'change:' || c.change_id as condition_key, concat_ws(' on ', v.name, d.name) as name, c.vm_id, c.device_id,
                 null::uuid as repository_id,
-                c.state in ('intended', 'made', 'removing') and not (c.kind = 'power' and c.state = 'intended')
-                    and not coalesce(j.state = 'running', false)
-                    and greatest(c.created_at, j.updated_at) < now() - make_interval(mins => $2::int) as holds,
+                ",
+    left_behind!(),
+    " and greatest(c.created_at, j.updated_at) < now() - make_interval(mins => $2::int) as holds,
                 case c.kind when 'snapshot' then 'A snapshot.' when 'import' then 'A half-made machine.'
                             when 'power' then 'The machine is still off.' else 'Marks of changed areas.' end
                     || coalesce(' ' || c.last_error, '') as text

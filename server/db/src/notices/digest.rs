@@ -5,6 +5,7 @@ use super::routing::deliver;
 use crate::column::Time;
 use crate::database::Database;
 use crate::error::Result;
+use crate::journal::left_behind;
 use domain::notice::{Message, NoticeKind, NoticeSeverity, Section, Subject, Tell};
 use jiff::Timestamp;
 use sqlx::{Postgres, Transaction};
@@ -186,15 +187,16 @@ async fn space(transaction: &mut Tx<'_>) -> Result<Vec<String>> {
 }
 
 async fn rest(transaction: &mut Tx<'_>) -> Result<Vec<String>> {
-    let (unprotected, left): (i64, i64) = sqlx::query_as(
+    let (unprotected, left): (i64, i64) = sqlx::query_as(concat!(
         "select (select count(*) from virtual_machine v join device d using (device_id)
                  where v.missing_since is null and d.enabled and not exists (
                      select 1 from backup_task_machine m join backup_task t using (task_id)
                      where m.vm_id = v.vm_id and t.deleted_at is null)),
                 (select count(*) from host_change c left join job j using (job_id)
-                 where c.state in ('intended', 'made', 'removing')
-                   and not (c.kind = 'power' and c.state = 'intended') and not coalesce(j.state = 'running', false))",
-    )
+                 where ",
+        left_behind!(),
+        ")"
+    ))
     .fetch_one(&mut **transaction)
     .await?;
     Ok(vec![format!("Machines in no task: {unprotected}"), format!("Left behind on hosts: {left}")])

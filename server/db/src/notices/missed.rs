@@ -138,10 +138,12 @@ async fn missed_at(
     .await?;
     let words = |at: Timestamp| at.strftime("%Y-%m-%d %H:%M UTC").to_string();
     let at = words(due);
+    if let (None, Some(Json(cause))) = (&began, skipped) {
+        return Ok(Some(format!("Due {at}: {} {}", cause.what, cause.why)));
+    }
     Ok(match began {
         Some(Time(began)) if began.duration_since(may_start(&task.schedule, due)) <= grace => None,
         Some(Time(began)) => Some(format!("Due {at}: it began only at {}.", words(began))),
-        None if let Some(Json(cause)) = skipped => Some(format!("Due {at}: {} {}", cause.what, cause.why)),
         None if was_busy => Some(format!("Due {at}: the run before it was still going on.")),
         None if task.machines == 0 => Some(format!("Due {at}: the task has no machines.")),
         None => Some(format!("Due {at}: no run began. Look whether the server was running then.")),

@@ -3,6 +3,7 @@
 use crate::column::{MaybeTime, Time, Word};
 use crate::devices::{HyperVAccess, Platform, Transport};
 use crate::ids::{DeviceId, VmId};
+use crate::journal::left_behind;
 use crate::{Database, Result};
 use domain::finding::Finding;
 use domain::job::JobError;
@@ -196,18 +197,18 @@ const DEVICE_MACHINES_MAX: i64 = 200;
 
 /// A device with all it holds.
 pub async fn device_page(db: &Database, device: DeviceId) -> Result<Option<DevicePage>> {
-    let page: Option<DevicePage> = sqlx::query_as(
+    let page: Option<DevicePage> = sqlx::query_as(concat!(
         "select d.device_id, d.name, d.host, d.port, d.account, d.kind, d.certificate_sha256, d.transport, d.share_port,
                 d.host_uuid, d.simulated, d.enabled, d.full_reads, d.max_jobs, d.product, d.api_version, d.findings, d.created_at, d.synced_at, d.sync_error,
                 d.sync_failed_at,
                 exists (select 1 from job j where j.device_id = d.device_id and j.kind = 'inventory'
                         and j.state in ('queued', 'running')) as syncing,
                 (select count(*) from host_change c left join job j using (job_id)
-                 where c.device_id = d.device_id and c.state in ('intended', 'made', 'removing')
-                   and not (c.kind = 'power' and c.state = 'intended')
-                   and not coalesce(j.state = 'running', false)) as left_behind
-         from device d where d.device_id = $1",
-    )
+                 where c.device_id = d.device_id and ",
+        left_behind!(),
+        ") as left_behind
+         from device d where d.device_id = $1"
+    ))
     .bind(device)
     .fetch_optional(&db.pool)
     .await?;

@@ -387,33 +387,3 @@ pub async fn days(db: &Database, since: Timestamp, time_zone: &str) -> Result<Ve
     .await?;
     Ok(days)
 }
-
-/// What of ours is on hosts.
-#[derive(Debug, Clone, Default)]
-pub struct LeftBehind {
-    /// Snapshots, half-made machines and machines that are off, of jobs that do not run any more.
-    pub changes: i64,
-    /// Devices that answered the last time.
-    pub checked: i64,
-    /// Names of those that did not.
-    pub unreachable: Vec<String>,
-}
-
-/// What of ours is on hosts and should not be.
-pub async fn left_behind(db: &Database) -> Result<LeftBehind> {
-    let changes = sqlx::query_scalar(
-        "select count(*) from host_change c left join job j using (job_id)
-         where c.state in ('intended', 'made', 'removing')
-                   and not (c.kind = 'power' and c.state = 'intended') and not coalesce(j.state = 'running', false)",
-    )
-    .fetch_one(&db.pool)
-    .await?;
-    let devices: Vec<(String, bool)> = sqlx::query_as(
-        "select name, synced_at is not null and sync_error is null from device where enabled order by lower(name)",
-    )
-    .fetch_all(&db.pool)
-    .await?;
-    let unreachable: Vec<String> =
-        devices.iter().filter(|(_, answers)| !answers).map(|(name, _)| name.clone()).collect();
-    Ok(LeftBehind { changes, checked: (devices.len() - unreachable.len()) as i64, unreachable })
-}

@@ -1,8 +1,8 @@
-//! What runs that broke off left on hosts, a line each.
+//! What runs that broke off left on hosts: how much, and a line each.
 
 use crate::column::{Time, Word};
 use crate::ids::{DeviceId, VmId};
-use crate::journal::{ChangeKind, ChangeState};
+use crate::journal::{ChangeKind, ChangeState, left_behind};
 use crate::{Database, Result};
 use jiff::Timestamp;
 
@@ -35,18 +35,47 @@ pub struct LeftLine {
     pub last_error: Option<String>,
 }
 
-/// All of it, oldest first: the lines that [`super::left_behind`] counts.
+/// All of it, oldest first: the lines that [`left_behind`] counts.
 pub async fn left_lines(db: &Database) -> Result<Vec<LeftLine>> {
-    Ok(sqlx::query_as(
+    Ok(sqlx::query_as(concat!(
         "select c.device_id, d.name as device, c.vm_id, v.name as machine, c.kind, c.state, c.token, c.created_at,
                 c.last_error
          from host_change c join device d using (device_id) left join virtual_machine v on v.vm_id = c.vm_id
               left join job j using (job_id)
-         where c.state in ('intended', 'made', 'removing') and not (c.kind = 'power' and c.state = 'intended')
-               and not coalesce(j.state = 'running', false)
-         order by c.created_at, c.change_id limit $1",
-    )
+         where ",
+        left_behind!(),
+        " order by c.created_at, c.change_id limit $1"
+    ))
     .bind(LINES_MAX)
     .fetch_all(&db.pool)
     .await?)
+}
+
+/// What of ours is on hosts.
+#[derive(Debug, Clone, Default)]
+pub struct LeftBehind {
+    /// Snapshots, half-made machines and machines that are off, of jobs that do not run any more.
+    pub changes: i64,
+    /// Devices that answered the last time.
+    pub checked: i64,
+    /// Names of those that did not.
+    pub unreachable: Vec<String>,
+}
+
+/// What of ours is on hosts and should not be.
+pub async fn left_behind(db: &Database) -> Result<LeftBehind> {
+    let changes = sqlx::query_scalar(concat!(
+        "select count(*) from host_change c left join job j using (job_id) where ",
+        left_behind!()
+    ))
+    .fetch_one(&db.pool)
+    .await?;
+    let devices: Vec<(String, bool)> = sqlx::query_as(
+        "select name, synced_at is not null and sync_error is null from device where enabled order by lower(name)",
+    )
+    .fetch_all(&db.pool)
+    .await?;
+    let unreachable: Vec<String> =
+        devices.iter().filter(|(_, answers)| !answers).map(|(name, _)| name.clone()).collect();
+    Ok(LeftBehind { changes, checked: (devices.len() - unreachable.len()) as i64, unreachable })
 }

@@ -20,10 +20,9 @@ pub use activity::{
 pub use calendar::{CalendarTask, calendar_tasks};
 pub use devices::{DatastoreLine, DeviceLine, DeviceMachine, DevicePage, NetworkLine, device_page, devices};
 pub use home::{
-    ActiveRun, Day, HomeCounts, LeftBehind, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, left_behind,
-    next_runs, troubles,
+    ActiveRun, Day, HomeCounts, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, next_runs, troubles,
 };
-pub use left_behind::{LeftLine, left_lines};
+pub use left_behind::{LeftBehind, LeftLine, left_behind, left_lines};
 pub use machines::{
     MachineDisk, MachineFilter, MachineLine, MachinePage, Protection, ProtectionCounts, machine_disks, machine_page,
     machines, protection_counts,

@@ -90,6 +90,7 @@ async fn compare(
     let mut pieces = reader.stream_areas(extent::coalesce(&cells, 1, 0, size));
     let mut same_bytes = 0;
     while let Some((offset, now)) = pieces.try_next().await.map_err(host)? {
+        source.throttle.pass(now.len() as u64).await;
         let before = match image.read_at(offset, now.len()).await {
             Ok(before) => before,
             Err(error) => return broken(error),

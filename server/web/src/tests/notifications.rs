@@ -1,8 +1,7 @@
 //! The pages of notifications and goals.
 
-use super::world::{CANARY, World, machine};
+use super::world::{CANARY, World, machine, task_input};
 use axum::http::StatusCode;
-use db::TaskInput;
 use domain::job::JobError;
 use domain::notice::{ChannelConfig, MailSecurity, NoticeKind, Tell};
 use domain::permission::Role;
@@ -131,22 +130,7 @@ async fn a_goal_is_suggested_set_shown_and_overridden() {
     world.device("esx-a", vec![machine("web-01", &[])]).await;
     let repository = world.repository("nas").await;
     let vm = world.vm("web-01").await;
-    let input = TaskInput {
-        name: "Nightly".to_owned(),
-        repository_id: repository,
-        schedule: domain::schedule::Schedule::daily("22:00".parse().unwrap(), "UTC"),
-        retention: domain::retention::Retention::KeepLast { count: 3 },
-        method: db::Method::Incremental,
-        full_every: 0,
-        quiesce: domain::machine::Quiesce::Prefer,
-        mode: domain::mode::Mode::Hot,
-        shutdown: domain::mode::Shutdown::default(),
-        goal_minutes: None,
-        machines: vec![vm],
-        priority: 0,
-        choice: domain::choice::Choice::default(),
-        excluded_disks: Vec::new(),
-    };
+    let input = task_input("Nightly", repository, vec![vm]);
     let task = world.db().create_task(&input).await.unwrap();
     world.point(repository, vm, "web-01", "2026-11-21T22:00:00Z").await;
     let mut client = world.administrator().await;

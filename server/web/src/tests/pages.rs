@@ -1,12 +1,10 @@
 //! What pages show and must never show.
 
-use super::world::{CANARY, World, machine};
+use super::world::{CANARY, World, machine, task_input};
 use axum::http::{StatusCode, header};
 use db::TaskInput;
-use domain::machine::Quiesce;
+use domain::mode::Mode;
 use domain::permission::Role;
-use domain::retention::Retention;
-use domain::schedule::Schedule;
 
 const HOSTILE: &str = r#"<script>alert(1)</script>"><img src=x onerror=alert(2)>'{{7*7}}"#;
 
@@ -17,22 +15,7 @@ async fn full_world(name: &str) -> (World, Vec<String>) {
     let repository = world.repository("nas").await;
     let (hostile, vm) = (world.vm(name).await, world.vm("web-01").await);
     let point = world.point(repository, hostile, name, "2026-11-21T22:00:00Z").await;
-    let input = TaskInput {
-        name: name.to_owned(),
-        repository_id: repository,
-        schedule: Schedule::daily("22:00".parse().unwrap(), "UTC"),
-        retention: Retention::KeepLast { count: 3 },
-        method: db::Method::Incremental,
-        full_every: 0,
-        quiesce: Quiesce::Prefer,
-        mode: domain::mode::Mode::ColdSnapshot,
-        shutdown: domain::mode::Shutdown::default(),
-        goal_minutes: None,
-        machines: vec![hostile, vm],
-        priority: 0,
-        choice: domain::choice::Choice::default(),
-        excluded_disks: Vec::new(),
-    };
+    let input = TaskInput { mode: Mode::ColdSnapshot, ..task_input(name, repository, vec![hostile, vm]) };
     let task = world.db().create_task(&input).await.unwrap();
     let db::Start::Started { run_id, .. } = world.db().start_run(task, name, None).await.unwrap() else {
         panic!("not started")

@@ -1,10 +1,8 @@
 //! Rules, their preview, pins and the floor, through the pages.
 
-use super::world::{Client, World, machine};
+use super::world::{Client, World, machine, task_input};
 use axum::http::StatusCode;
-use db::{Method, NewPoint, PointId, RepositoryId, TaskId, TaskInput, VmId};
-use domain::machine::Quiesce;
-use domain::mode::{Mode, Shutdown};
+use db::{NewPoint, PointId, RepositoryId, TaskId, TaskInput, VmId};
 use domain::permission::Role;
 use domain::point::{Consistency, PointKind};
 use domain::retention::{Retention, Rule, Scope};
@@ -25,20 +23,9 @@ async fn scene(hours: &[i64]) -> (Scene, Vec<PointId>) {
     world.device("esx-a", vec![machine("web-01", &[])]).await;
     let (vm, repository) = (world.vm("web-01").await, world.repository("nas").await);
     let input = TaskInput {
-        name: "Nightly".to_owned(),
-        repository_id: repository,
         schedule: Schedule::daily("22:00".parse().unwrap(), "Europe/Vienna"),
         retention: Retention::KeepLast { count: 10 },
-        method: Method::Incremental,
-        full_every: 0,
-        quiesce: Quiesce::Prefer,
-        mode: Mode::Hot,
-        shutdown: Shutdown::default(),
-        goal_minutes: None,
-        machines: vec![vm],
-        priority: 0,
-        choice: domain::choice::Choice::default(),
-        excluded_disks: Vec::new(),
+        ..task_input("Nightly", repository, vec![vm])
     };
     let task = world.db().create_task(&input).await.unwrap();
     let scene = Scene { world, vm, repository, task };

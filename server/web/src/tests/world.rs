@@ -8,15 +8,21 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use db::testing::TestDatabase;
 use db::{
-    Database, DatastoreInput, DeviceId, DiskInput, InventoryInput, MachineInput, NetworkInput, NewDevice, NewPoint,
-    NewRepository, NewSession, Platform, PointId, RepositoryId, RunId, VmId,
+    Database, DatastoreInput, DeviceId, DiskInput, InventoryInput, MachineInput, Method, NetworkInput, NewDevice,
+    NewPoint, NewRepository, NewSession, Platform, PointId, RepositoryId, RunId, TaskInput, VmId,
 };
 use domain::SystemClock;
+use domain::choice::Choice;
 use domain::finding::{Finding, Severity};
 use domain::job::JobError;
-use domain::machine::{Controller, ControllerKind, DiskConfig, Firmware, MachineConfig, NetworkAdapter, PowerState};
+use domain::machine::{
+    Controller, ControllerKind, DiskConfig, Firmware, MachineConfig, NetworkAdapter, PowerState, Quiesce,
+};
+use domain::mode::{Mode, Shutdown};
 use domain::permission::Role;
 use domain::point::{Consistency, PointKind};
+use domain::retention::Retention;
+use domain::schedule::Schedule;
 use engine::RestoreOrder;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -299,6 +305,26 @@ impl World {
         };
         self.db().import_points(repository, &[point]).await.unwrap();
         point_id
+    }
+}
+
+/// A task that runs every night and keeps the last three points.
+pub fn task_input(name: &str, repository_id: RepositoryId, machines: Vec<VmId>) -> TaskInput {
+    TaskInput {
+        name: name.to_owned(),
+        repository_id,
+        schedule: Schedule::daily("22:00".parse().unwrap(), "UTC"),
+        retention: Retention::KeepLast { count: 3 },
+        method: Method::Incremental,
+        full_every: 0,
+        quiesce: Quiesce::Prefer,
+        mode: Mode::Hot,
+        shutdown: Shutdown::default(),
+        goal_minutes: None,
+        machines,
+        priority: 0,
+        choice: Choice::default(),
+        excluded_disks: Vec::new(),
     }
 }
 
