@@ -7,4 +7,4 @@ mod server;
 
 pub use client::Client;
 pub use programs::{build_folder, python, repository_root, stillframe, vcsim};
-pub use server::{Options, Server};
+pub use server::{Options, Server, Worker};

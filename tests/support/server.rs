@@ -21,6 +21,67 @@ pub struct Options {
     pub arguments: Vec<String>,
 }
 
+/// `stillframe worker` as a process. Killed when dropped.
+pub struct Worker(Child);
+
+impl Worker {
+    /// Starts it and waits until it is ready.
+    pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        let mut child = Command::new(stillframe())
+            .args(["worker", "--data-dir"])
+            .arg(data_dir)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the worker starts");
+        let (sender, lines) = mpsc::channel();
+        forward(child.stdout.take().expect("piped"), sender.clone());
+        forward(child.stderr.take().expect("piped"), sender);
+        let worker = Self(child);
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        let mut said = Vec::new();
+        loop {
+            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|_| panic!("the worker did not get ready; it said:\n{}", said.join("\n")));
+            if line.starts_with("Ready.") {
+                // What it says from now on is of no interest, but it must be able to say it.
+                std::thread::spawn(move || lines.iter().for_each(drop));
+                return worker;
+            }
+            said.push(line);
+        }
+    }
+
+    /// Runs it where it is expected to end by itself: exit status and everything it said.
+    pub fn refused(data_dir: &Path, arguments: &[&str]) -> (ExitStatus, String) {
+        let mut command = Command::new(stillframe());
+        command.args(["worker", "--data-dir"]).arg(data_dir).args(arguments).stdin(Stdio::null());
+        let output = command.output().expect("the worker starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> ExitStatus {
+        self.0.wait().expect("it ends")
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.0.kill().expect("it runs");
+        self.0.wait().expect("it ends");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running server on a free port of the loopback interface, over plain HTTP. Killed when dropped.
 pub struct Server {
     child: Child,

@@ -10,6 +10,7 @@ mod repo;
 mod selftest;
 mod serve;
 mod simulate;
+mod worker;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -39,6 +40,8 @@ enum LogFormat {
 enum Command {
     /// Start the console and the workers.
     Serve(serve::Options),
+    /// Work for a server on another machine.
+    Worker(worker::Options),
     /// Say what is missing on this machine, and what to do about it.
     Doctor(doctor::Options),
     /// Help for administrators who are locked out.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(options) => serve::run(options).await,
+        Command::Worker(options) => worker::run(options).await,
         Command::Doctor(options) => Ok(doctor::run(&options)),
         Command::Admin(options) => admin::run(options).await,
         Command::Simulate(options) => simulate::run(options).await,

@@ -128,7 +128,7 @@ macro_rules! words {
 words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Mode, IfStillOn, Role, Consistency, PointKind);
 words!(crate::devices::FullReads, crate::devices::Platform, crate::devices::Transport);
 words!(domain::notice::NoticeKind, domain::notice::NoticeSeverity, crate::notices::DeliveryState);
-words!(crate::tasks::Method, crate::runs::RunKind);
+words!(crate::tasks::Method, crate::runs::RunKind, crate::workers::WorkerKind);
 words!(crate::journal::ChangeKind, crate::journal::ChangeState, crate::accounts::Theme, crate::drafts::DraftKind);
 
 /// A size on its way into a `bigint`.

@@ -26,6 +26,8 @@ pub enum Address {
     Url(SecretString),
     /// A private Postgres, by its socket.
     Private(crate::private_postgres::Socket),
+    /// A server's database, by a worker's own account.
+    Worker(Box<crate::workers::Enrolment>),
 }
 
 impl Address {
@@ -33,6 +35,7 @@ impl Address {
         let options = match self {
             Self::Url(url) => PgConnectOptions::from_str(url.expose_secret())?,
             Self::Private(socket) => socket.options("postgres"),
+            Self::Worker(enrolment) => enrolment.options()?,
         };
         Ok(options.application_name("stillframe").options([("statement_timeout", STATEMENT_TIMEOUT)]))
     }
@@ -51,7 +54,28 @@ impl Database {
         let database = Self::open(address.options()?, key).await?;
         MIGRATIONS.run(&database.pool).await?;
         database.check_key().await?;
+        database.grant_workers().await?;
         Ok(database)
+    }
+
+    /// Connects as a worker, which alters no schema: its program must know the one that is there, no more and no less.
+    pub async fn join(address: &Address, key: CredentialKey) -> Result<Self> {
+        let database = Self::open(address.options()?, key).await?;
+        let applied: i64 = sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations where success")
+            .fetch_one(&database.pool)
+            .await?;
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+        if applied > known {
+            return Err(Error::Newer(applied));
+        }
+        if applied < known {
+            return Err(Error::Older(known));
+        }
+        if database.key_of_the_first().await? == database.key.fingerprint() {
+            Ok(database)
+        } else {
+            Err(Error::WrongKey)
+        }
     }
 
     /// Connects without looking at the schema.
@@ -75,9 +99,11 @@ impl Database {
             .bind(ours.as_slice())
             .execute(&self.pool)
             .await?;
-        let theirs: Vec<u8> =
-            sqlx::query_scalar("select key_fingerprint from installation").fetch_one(&self.pool).await?;
-        if theirs == ours { Ok(()) } else { Err(Error::WrongKey) }
+        if self.key_of_the_first().await? == ours { Ok(()) } else { Err(Error::WrongKey) }
+    }
+
+    async fn key_of_the_first(&self) -> Result<Vec<u8>> {
+        Ok(sqlx::query_scalar("select key_fingerprint from installation").fetch_one(&self.pool).await?)
     }
 
     /// Postgres's clock, the only one that counts for leases and due times.

@@ -38,12 +38,27 @@ pub enum Error {
     /// The one-time setup token is wrong or used up.
     #[error("the setup token is not valid: it is printed at the server's start and works once")]
     SetupToken,
+    /// A worker that was removed, or whose place another process has taken.
+    #[error("the worker {0} was removed, or another process has taken its place: enrol it again if it is to go on")]
+    WorkerGone(String),
+    /// The one-time token of a worker is wrong, used up or too old.
+    #[error("the token is not valid: one works once, and for {hours} hours", hours = crate::workers::TOKEN_HOURS)]
+    WorkerToken,
+    /// The server's account in Postgres may not make accounts for workers.
+    #[error(
+        "the server's account in Postgres may not make accounts for workers: let it, with “alter role {0} createrole” \
+         as an administrator of the database"
+    )]
+    NoAccounts(String),
     /// The database was sealed with another credential key.
     #[error(
         "this database belongs to another credential key: put the key file it was made with back into the data folder \
          (secrets/credential.key), or use a new database"
     )]
     WrongKey,
+    /// A worker's program is newer than its server's.
+    #[error("the database is older than this program (migration {0} is missing): update the server first")]
+    Older(i64),
     /// A newer Stillframe has migrated this database.
     #[error("the database is newer than this program (migration {0}): install the newer version")]
     Newer(i64),
@@ -124,6 +139,9 @@ pub enum Conflict {
     /// Tokens of changes on hosts are unique.
     #[error("a change on the host with this token is journalled already")]
     ChangeToken,
+    /// Names of workers are unique.
+    #[error("another worker or server has this name")]
+    WorkerName,
     /// An administrator exists.
     #[error("the first administrator exists already")]
     AlreadySetUp,
@@ -143,6 +161,7 @@ impl Conflict {
             "repository_pkey" => Self::RepositoryId,
             "backup_task_name" => Self::TaskName,
             "notice_channel_name" => Self::ChannelName,
+            "worker_name" => Self::WorkerName,
             "host_change_token" => Self::ChangeToken,
             _ => return None,
         })

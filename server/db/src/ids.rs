@@ -80,3 +80,7 @@ id!(
     /// A message to one recipient: what receivers tell repetitions by.
     DeliveryId(Uuid)
 );
+id!(
+    /// A worker: a server, or a process on another machine.
+    WorkerId(i64)
+);

@@ -39,6 +39,7 @@ mod tasks;
 pub mod testing;
 mod tracking;
 pub mod views;
+mod workers;
 
 #[cfg(test)]
 mod tests;
@@ -54,7 +55,7 @@ pub use events::{Event, Events};
 pub use goals::Goal;
 pub use ids::{
     AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, JobId, NoticeId, PointId, RepositoryId, RunId,
-    TaskId, VmId,
+    TaskId, VmId, WorkerId,
 };
 pub use inventory::{
     Datastore, DatastoreInput, Disk, DiskInput, InventoryChanges, InventoryInput, Machine, MachineInput, Network,
@@ -76,3 +77,4 @@ pub use sealed::CredentialKey;
 pub use sessions::{LoginFailures, NewSession, Session};
 pub use tasks::{Method, PointsAfter, Task, TaskInput};
 pub use tracking::{NewTrackingAlarm, TrackingAlarm};
+pub use workers::{Enrolment, LOST_SECONDS, Presence, Reach, TOKEN_HOURS, WorkerKind};

@@ -74,6 +74,8 @@ pub struct NewRepository {
     pub secret: Option<SecretString>,
     /// Sealed before it is written.
     pub passphrase: SecretString,
+    /// Of a folder of an enrolled worker: its name. It alone sees it.
+    pub seen_by: Option<String>,
 }
 
 impl NewRepository {
@@ -81,7 +83,7 @@ impl NewRepository {
     pub fn folder(repository_id: RepositoryId, name: &str, path: &str, passphrase: SecretString) -> Self {
         let location = serde_json::json!({ "kind": "folder", "path": path });
         let (name, kind, path) = (name.to_owned(), "folder".to_owned(), path.to_owned());
-        Self { repository_id, name, kind, path, location, secret: None, passphrase }
+        Self { repository_id, name, kind, path, location, secret: None, passphrase, seen_by: None }
     }
 }
 
@@ -98,8 +100,10 @@ impl Database {
     pub async fn insert_repository(&self, new: &NewRepository) -> Result<()> {
         let secret = new.secret.as_ref().map(|secret| self.key.seal(&secret_place(new.repository_id), secret));
         sqlx::query(
-            "insert into repository (repository_id, name, kind, path, location, secret_sealed, passphrase_sealed)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+            "insert into repository
+                 (repository_id, name, kind, path, location, secret_sealed, passphrase_sealed, seen_by)
+             values ($1, $2, $3, $4, $5, $6, $7,
+                 coalesce((select array[worker_id] from worker where name = $8 and kind = 'worker'), '{}'))",
         )
         .bind(new.repository_id)
         .bind(&new.name)
@@ -108,6 +112,7 @@ impl Database {
         .bind(&new.location)
         .bind(secret.transpose()?)
         .bind(self.key.seal(&passphrase_place(new.repository_id), &new.passphrase)?)
+        .bind(&new.seen_by)
         .execute(&self.pool)
         .await?;
         Ok(())

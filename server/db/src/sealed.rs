@@ -44,6 +44,8 @@ impl Place {
 #[derive(Clone)]
 pub struct CredentialKey {
     key: Arc<RandomizedNonceKey>,
+    /// For workers that are enrolled.
+    bytes: Arc<Zeroizing<[u8; KEY_BYTES]>>,
     fingerprint: [u8; 32],
 }
 
@@ -95,7 +97,19 @@ impl CredentialKey {
         hash.update(FINGERPRINT_TEXT);
         hash.update(bytes);
         let key = RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()?;
-        Some(Self { key: Arc::new(key), fingerprint: hash.finalize().into() })
+        let bytes = Arc::new(Zeroizing::new(bytes.try_into().ok()?));
+        Some(Self { key: Arc::new(key), bytes, fingerprint: hash.finalize().into() })
+    }
+
+    /// The key in hexadecimal, for a worker that is enrolled.
+    pub(crate) fn export(&self) -> SecretString {
+        SecretString::from(hex::encode(self.bytes.as_slice()))
+    }
+
+    /// A key that was given to a worker; `None` for text that is none.
+    pub fn import(text: &SecretString) -> Option<Self> {
+        let bytes = Zeroizing::new(hex::decode(text.expose_secret()).ok()?);
+        Self::from_bytes(&bytes)
     }
 
     /// Tells keys apart; says nothing about the key.

@@ -159,6 +159,7 @@ async fn running_cluster(folder: &Path) -> Result<Socket> {
         data_dir: folder.to_owned(),
         path: None,
         settings: SETTINGS.iter().map(ToString::to_string).collect(),
+        network: None,
     };
     let postgres = match PrivatePostgres::start(&options).await {
         Err(PostgresError::OtherVersion { folder, .. }) => {
@@ -179,7 +180,11 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
 }
 
 async fn drop_database(connection: &mut PgConnection, name: &str) -> Result<()> {
-    sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).execute(connection).await?;
+    sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
+        .execute(&mut *connection)
+        .await?;
+    // Of workers that were enrolled in it; accounts belong to the cluster.
+    sqlx::query(AssertSqlSafe(format!("drop role if exists stillframe_workers_{name}"))).execute(connection).await?;
     Ok(())
 }
 
@@ -195,4 +200,47 @@ async fn drop_left_behind(connection: &mut PgConnection) -> Result<()> {
         drop_database(connection, &name).await?;
     }
     Ok(())
+}
+
+/// A cluster for one test, which may stop and start it again. It ends with the test.
+pub struct OwnCluster {
+    options: PostgresOptions,
+    postgres: Option<PrivatePostgres>,
+    folder: tempfile::TempDir,
+}
+
+impl OwnCluster {
+    /// With a migrated database.
+    pub async fn start(key: CredentialKey) -> (Self, TestDatabase) {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Postgres runs under an account of its own where the tests are root's.
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("ours");
+        let options = PostgresOptions {
+            data_dir: folder.path().to_owned(),
+            path: None,
+            settings: vec!["max_connections=100".to_owned()],
+            network: None,
+        };
+        let postgres = PrivatePostgres::start(&options).await.expect("it starts");
+        let database = Database::connect(&postgres.address(), key).await.expect("a database");
+        let Address::Private(socket) = postgres.address() else { unreachable!("it is private") };
+        let database = TestDatabase { database, name: "postgres".to_owned(), socket };
+        (Self { options, postgres: Some(postgres), folder }, database)
+    }
+
+    /// The folder of its socket, and the socket's name.
+    pub fn socket(&self) -> (PathBuf, &'static str) {
+        let Some(Address::Private(socket)) = self.postgres.as_ref().map(PrivatePostgres::address) else {
+            return (self.folder.path().to_owned(), "");
+        };
+        (socket.folder().to_owned(), ".s.PGSQL.5432")
+    }
+
+    /// Stops it and starts it again.
+    pub async fn restart(&mut self) {
+        if let Some(postgres) = self.postgres.take() {
+            postgres.stop().await.expect("it stops");
+        }
+        self.postgres = Some(PrivatePostgres::start(&self.options).await.expect("it starts"));
+    }
 }

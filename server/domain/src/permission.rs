@@ -35,7 +35,7 @@ impl Role {
     /// Whether the role has the permission.
     pub const fn allows(self, permission: Permission) -> bool {
         match permission {
-            Permission::Public | Permission::View => true,
+            Permission::Public | Permission::Token | Permission::View => true,
             Permission::RunTasks | Permission::EditTasks | Permission::Restore => {
                 matches!(self, Self::Administrator | Self::Operator)
             }
@@ -51,6 +51,8 @@ impl Role {
 pub enum Permission {
     /// No account: sign-in, set-up, health, static files.
     Public,
+    /// No account, and no browser: a program that shows a token, which the page itself checks.
+    Token,
     /// See everything but secrets.
     View,
     /// Start, pause, cancel and retry.
@@ -69,8 +71,9 @@ pub enum Permission {
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Public,
+        Self::Token,
         Self::View,
         Self::RunTasks,
         Self::EditTasks,

@@ -1,5 +1,6 @@
 //! Times and limits of the engine. Tests shorten them; nothing else in the crate holds a duration.
 
+use db::WorkerKind;
 use domain::mode::Shutdown;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,11 +12,17 @@ pub struct EngineConfig {
     pub data_dir: PathBuf,
     /// Name of this worker in leases, without a slash. Leases of the same name that a start finds are of a life that ended.
     pub worker_name: String,
-    /// What this server is called in notices.
+    /// A server, or a worker of one that was enrolled: that one keeps no house.
+    pub worker_kind: WorkerKind,
+    /// It takes the jobs of devices with one of these tags.
+    pub tags: Vec<String>,
+    /// And those of devices without a tag, although it has some.
+    pub also_untagged: bool,
+    /// What this server is called in notices; the machine's name.
     pub server_name: String,
     /// Jobs at the same time, of all kinds.
     pub slots: usize,
-    /// Backups and restores at the same time, over all devices.
+    /// Backups and restores of this worker at the same time, over all devices.
     pub max_transfers: u32,
     /// Disks of one machine that are copied at the same time.
     pub disks_per_job: usize,
@@ -82,12 +89,15 @@ impl EngineConfig {
             data_dir: data_dir.into(),
             server_name: worker_name.clone(),
             worker_name,
+            worker_kind: WorkerKind::Server,
+            tags: Vec::new(),
+            also_untagged: false,
             slots: 8,
             max_transfers: 4,
             disks_per_job: 2,
             poll_every: Duration::from_secs(5),
-            heartbeat_every: Duration::from_secs(15),
-            heartbeat_deadline: Duration::from_secs(40),
+            heartbeat_every: Duration::from_secs(10),
+            heartbeat_deadline: Duration::from_secs(50),
             reap_every: Duration::from_secs(10),
             schedule_every: Duration::from_secs(10),
             inventory_every: Duration::from_secs(300),

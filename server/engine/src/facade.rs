@@ -13,7 +13,7 @@ use crate::sessions::{ConnectTarget, Connector};
 use crate::{errors, inventory, notices, space};
 use db::{
     ChannelId, Database, DeviceId, FullReads, HyperVAccess, JobId, NewJob, NewRepository, NewRestore, Platform,
-    RepositoryId, RunId,
+    RepositoryId, RunId, WorkerKind,
 };
 use domain::job::{JobError, JobKind};
 use domain::{Clock, SystemClock};
@@ -208,7 +208,10 @@ impl Engine {
     ) -> Result<(), JobError> {
         let malformed = |error: serde_json::Error| JobError::fail("job.malformed", what, error.to_string(), "");
         let location = serde_json::to_value(&order.location).map_err(malformed)?;
+        let of_worker =
+            self.0.config.worker_kind == WorkerKind::Worker && matches!(order.location, Location::Folder { .. });
         let row = NewRepository {
+            seen_by: of_worker.then(|| self.0.config.worker_name.clone()),
             repository_id,
             name: order.name.clone(),
             kind: order.location.kind().to_owned(),

@@ -83,7 +83,9 @@ pub async fn pages(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let status = response.status();
     if !(status.is_client_error() || status.is_server_error())
-        || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
+        || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
+            [&b"text/html"[..], b"application/json"].iter().any(|whole| kind.as_bytes().starts_with(whole))
+        })
     {
         return response;
     }

@@ -4,14 +4,14 @@ use crate::assets;
 use crate::pages::{
     account, activity, calendar, channel, device_wizard, devices, gate, health, home, left_behind, location_new,
     machines, notifications, restore, restore_wizard, retention, run, search, settings, storage, storage_limits,
-    task_wizard, tasks,
+    task_wizard, tasks, workers,
 };
 use crate::state::App;
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use domain::permission::Permission::{
-    self, EditTasks, ManageDevices, ManageLocations, ManageServer, Public, Restore, RunTasks, View,
+    self, EditTasks, ManageDevices, ManageLocations, ManageServer, Public, Restore, RunTasks, Token, View,
 };
 
 /// One line of the table.
@@ -62,6 +62,13 @@ pub fn table() -> Vec<Route> {
         post("/settings/notifications/{channel}", ManageServer, channel::change),
         post("/settings/notifications/{channel}/test", ManageServer, notifications::test),
         post("/settings/notifications/{channel}/remove", ManageServer, notifications::remove),
+        get("/workers", View, workers::list),
+        post("/workers", ManageServer, workers::add),
+        post("/workers/{worker}/drain", ManageServer, workers::drain),
+        post("/workers/{worker}/resume", ManageServer, workers::resume),
+        post("/workers/{worker}/replace", ManageServer, workers::replace),
+        post("/workers/{worker}/remove", ManageServer, workers::remove),
+        post("/worker/enrol", Token, workers::enrol),
     ];
     routes.extend(of_devices());
     routes.extend(of_tasks());

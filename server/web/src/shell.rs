@@ -308,6 +308,9 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "point-unpinned" => "The point is unpinned: the rules decide about it again.",
         "floor-saved" => "The floor is saved. It holds at once.",
         "task-removed-rule" => "The task is removed. Its restore points go as its rule says.",
+        "worker-drained" => "It takes no more jobs. What it works on goes on to its end.",
+        "worker-resumed" => "It takes jobs again.",
+        "worker-removed" => "The worker is removed: it can reach neither the database nor a job any more.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

@@ -36,6 +36,8 @@ pub struct AppState {
     pub time_zone: TimeZone,
     /// Cancelled when the server stops, so that live pages do not hold it.
     pub stopping: CancellationToken,
+    /// Where workers on other machines find the database; `None`: they cannot.
+    pub workers_reach: Option<db::Reach>,
     /// Facts for the settings page, such as the data folder: name and value, nothing secret.
     pub facts: Vec<(String, String)>,
 }

@@ -175,6 +175,7 @@ async fn console(load: &Load) -> Client {
         certificate_sha256: None,
         time_zone: jiff::tz::TimeZone::UTC,
         stopping: CancellationToken::new(),
+        workers_reach: None,
         facts: Vec::new(),
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

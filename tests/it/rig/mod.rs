@@ -3,10 +3,12 @@
 //! Owns: building the parts, and waiting for what they do. Must never: sleep; it waits for events, with a deadline.
 
 mod faulty_folder;
+mod gate;
 mod hosts;
 mod hyperv;
 
 pub use faulty_folder::{FaultyFolder, Halt};
+pub use gate::Gate;
 pub use hosts::{Host, QuickConnector, Simulated, frozen, machine, same_bytes};
 pub use hyperv::{SimulatedHyperV, hyperv_machine, stored};
 
@@ -146,9 +148,14 @@ impl Rig {
 
     /// Without workers of its own: they are those of a server process on `data_dir` and [`TestDatabase::url`].
     pub async fn beside(data_dir: &Path) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(data_dir).expect("the data folder");
         let db = db::testing::database_with(CredentialKey::load_or_create(data_dir).expect("a key")).await;
+        Self::beside_database(data_dir, db).await
+    }
+
+    /// The same on a database of the test's choice.
+    pub async fn beside_database(data_dir: &Path, db: TestDatabase) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let engine = engine(db.database.clone(), data_dir, "beside", Arc::new(RealLocations), Arc::new(QuickConnector));
         let events = db.events().await.expect("events");
         Self { folder, db, engine, workers: None, events }
@@ -320,11 +327,16 @@ impl Rig {
     }
 
     pub async fn finished(&self, run_id: RunId) -> Vec<Job> {
-        self.wait("the run", async || {
+        self.finished_within(run_id, DEADLINE).await
+    }
+
+    /// The same, for a run that has to wait for leases to run out.
+    pub async fn finished_within(&self, run_id: RunId, limit: Duration) -> Vec<Job> {
+        let ended = self.look_within(limit, async || {
             let run = self.db.run(run_id).await.expect("a run");
             run.state.is_final().then_some(())
-        })
-        .await;
+        });
+        assert!(ended.await.is_some(), "the run did not end in time: {:#?}", self.db.jobs_of_run(run_id).await);
         self.db.jobs_of_run(run_id).await.expect("jobs")
     }
 
@@ -383,8 +395,12 @@ impl Rig {
     }
 
     async fn look_until<T>(&self, look: impl AsyncFn() -> Option<T>) -> Option<T> {
+        self.look_within(DEADLINE, look).await
+    }
+
+    async fn look_within<T>(&self, limit: Duration, look: impl AsyncFn() -> Option<T>) -> Option<T> {
         let mut events = self.events.subscribe();
-        let found = tokio::time::timeout(DEADLINE, async {
+        let found = tokio::time::timeout(limit, async {
             loop {
                 if let Some(found) = look().await {
                     return found;

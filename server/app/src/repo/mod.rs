@@ -4,7 +4,7 @@
 mod backup;
 mod gc;
 mod key;
-mod passphrase;
+pub mod passphrase;
 mod place;
 mod report;
 mod restore;

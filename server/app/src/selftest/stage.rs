@@ -35,8 +35,12 @@ impl Stage {
         let data_dir = work.join("data");
         std::fs::create_dir_all(&data_dir).map_err(failed("No data folder could be made"))?;
         open_to_postgres(work, &data_dir)?;
-        let options =
-            PostgresOptions { data_dir: data_dir.clone(), path: std::env::var_os("PATH"), settings: Vec::new() };
+        let options = PostgresOptions {
+            data_dir: data_dir.clone(),
+            path: std::env::var_os("PATH"),
+            settings: Vec::new(),
+            network: None,
+        };
         let postgres = PrivatePostgres::start(&options).await.map_err(failed("The private database did not start"))?;
         let key = CredentialKey::load_or_create(&data_dir).map_err(failed("No credential key could be made"))?;
         let db =

@@ -13,8 +13,8 @@ pub use options::Options;
 
 use crate::failure::Failure;
 use data_dir::DataDir;
-use db::private_postgres::{PostgresOptions, PrivatePostgres};
-use db::{Address, CredentialKey, Database};
+use db::private_postgres::{Network, PostgresOptions, PrivatePostgres};
+use db::{Address, CredentialKey, Database, Reach};
 use demo::SimulatedHosts;
 use domain::{Clock, SystemClock};
 use engine::{Engine, EngineConfig, Workers};
@@ -33,6 +33,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let data = DataDir::open_and_lock(&options.data_dir())?;
     let secure = listener.make_secure(&options, &data)?;
     let (database, mut postgres) = open_database(&options, &data).await?;
+    let workers_reach = reach(&options, &data)?;
     let demo = Arc::new(SimulatedHosts::restart(data.path().join("simulated")).await);
     let config =
         EngineConfig { server_name: server_name(), ..EngineConfig::new(data.path().to_owned(), worker_name(&data)) };
@@ -51,6 +52,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         certificate_sha256: secure.as_ref().map(|tls| tls.fingerprint),
         time_zone: jiff::tz::TimeZone::system(),
         stopping: stopping.clone(),
+        workers_reach,
         facts: facts(&options, &data),
     };
     let serving = listener.serve(secure, web::router(state))?;
@@ -86,8 +88,12 @@ pub async fn open_database(options: &Options, data: &DataDir) -> Result<(Databas
     let (address, postgres) = if let Some(url) = options.database_url() {
         (Address::Url(url), None)
     } else {
-        let options =
-            PostgresOptions { data_dir: data.path().to_owned(), path: std::env::var_os("PATH"), settings: Vec::new() };
+        let options = PostgresOptions {
+            data_dir: data.path().to_owned(),
+            path: std::env::var_os("PATH"),
+            settings: Vec::new(),
+            network: network(options, data)?,
+        };
         let postgres = PrivatePostgres::start(&options)
             .await
             .map_err(|error| Failure::new("The private database did not start", &error))?;
@@ -104,13 +110,39 @@ pub async fn open_database(options: &Options, data: &DataDir) -> Result<(Databas
     }
 }
 
+/// How workers on other machines get into the private database, if they may.
+fn network(options: &Options, data: &DataDir) -> Result<Option<Network>, Failure> {
+    let Some(listen) = options.workers_listen else { return Ok(None) };
+    if listen.port() == 0 {
+        let why = "workers have to find it again: its port cannot be 0";
+        return Err(Failure::because(format!("The address {listen} cannot be used for workers"), why));
+    }
+    let (certificate, key) = tls::of_database(data)?;
+    Ok(Some(Network { listen, certificate, key }))
+}
+
+/// Where workers find the database: what an enrolled one is told.
+fn reach(options: &Options, data: &DataDir) -> Result<Option<Reach>, Failure> {
+    if let Some(url) = options.database_url() {
+        let reach = Reach::of_url(&url).map_err(|error| Failure::new("DATABASE_URL cannot be used", &error))?;
+        return Ok(Some(reach));
+    }
+    Ok(network(options, data)?.map(|network| Reach {
+        host: (!network.listen.ip().is_unspecified() && !network.listen.ip().is_loopback())
+            .then(|| network.listen.ip().to_string()),
+        port: network.listen.port(),
+        ssl_mode: "verify-ca".to_owned(),
+        certificate: Some(network.certificate),
+    }))
+}
+
 /// The same at each start on this data folder, and another on every other.
 fn worker_name(data: &DataDir) -> String {
     let folder = Sha256::digest(data.path().as_os_str().as_encoded_bytes());
     format!("{}-{}", server_name().replace('/', "-"), hex::encode(&folder[..4]))
 }
 
-fn server_name() -> String {
+pub fn server_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "stillframe".to_owned() } else { name.to_owned() }
@@ -147,18 +179,18 @@ async fn announce(serving: &listen::Serving, database: &Database) -> Result<(), 
     Ok(())
 }
 
-struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::new("Signals cannot be received", &error));
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    async fn any(&mut self) {
+    pub async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -15,6 +15,9 @@ pub struct Options {
     /// Postgres to use instead of a private one: `postgres://account:password@host/database`.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<SecretUrl>,
+    /// Let workers on other machines reach the private database: its address and port, by TLS only.
+    #[arg(long, env = "STILLFRAME_WORKERS_LISTEN", conflicts_with = "database_url")]
+    pub workers_listen: Option<SocketAddr>,
     /// Address and port of the console.
     #[arg(long, env = "STILLFRAME_LISTEN", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,

@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Write;
@@ -57,6 +58,20 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), fingerprint, self_signed })
     }
+}
+
+/// Certificate and key of the private database for workers, made once: the certificate is what an enrolled worker
+/// accepts, and nothing else.
+pub fn of_database(data: &DataDir) -> Result<(String, SecretString), Failure> {
+    let folder = data.path().join("tls");
+    let (certificate, key) = (folder.join("database.pem"), folder.join("database-key.pem"));
+    if !(certificate.exists() && key.exists()) {
+        make_self_signed(&folder, &certificate, &key)?;
+    }
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| Failure::new(format!("{} cannot be read", path.display()), &error))
+    };
+    Ok((read(&certificate)?, read(&key)?.into()))
 }
 
 fn make_self_signed(folder: &Path, certificate: &Path, key: &Path) -> Result<(), Failure> {

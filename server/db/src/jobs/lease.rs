@@ -18,11 +18,33 @@ pub const LEASE_SECONDS: u32 = 60;
 /// Serialises the counting of running jobs and the taking of one more ("stillfrm" in ASCII).
 const LEASE_LOCK: i64 = 0x7374_696c_6c66_726d;
 
-/// The job that is next: by priority; of the runs the one that has fewest jobs at work, so that a large one does not keep the
+/// Whether the worker `me` (`worker_id`, `server`, `tags`, `untagged`) may take the job `j`: the device's tag is one of its
+/// own, and it sees the location. A job of a folder alone is for those that see the folder, whatever their tags.
+macro_rules! may_take {
+    () => {
+        "(case when j.device_id is not null
+              then exists (select from device d where d.device_id = j.device_id
+                  and (d.worker_tag is null and me.untagged or d.worker_tag = any(me.tags)))
+              else me.untagged or exists (select from repository r where r.repository_id = j.repository_id
+                  and me.worker_id = any(r.seen_by)) end
+          and (j.repository_id is null or exists (select from repository r where r.repository_id = j.repository_id
+              and (r.kind <> 'folder' or r.seen_by = '{}' and me.server or me.worker_id = any(r.seen_by)))))"
+    };
+}
+pub(crate) use may_take;
+
+/// The job that is next, of those this worker may take: by priority; of the runs the one that has fewest jobs at work, so that a large one does not keep the
 /// others waiting; of its jobs the oldest. Devices, datastores and repositories that have as many jobs as they may are passed over.
-const NEXT: &str = "
-    with running as (
-        select job_id, run_id, device_id, repository_id, vm_id, kind, payload from job
+/// A worker without a row is a server that did not tell of itself.
+const NEXT: &str = concat!(
+    "with me as (
+        select n.name, coalesce(w.worker_id, 0) as worker_id, coalesce(w.kind = 'server', true) as server,
+            coalesce(w.tags, '{}') as tags, coalesce(w.draining, false) as draining,
+            coalesce(w.kind = 'server' or cardinality(w.tags) = 0 or w.also_untagged, true) as untagged
+        from (select split_part($1, '/', 1) as name) n left join worker w using (name)),
+    running as (
+        select job_id, run_id, device_id, repository_id, vm_id, kind, payload,
+            split_part(leased_by, '/', 1) as worker from job
         where state = 'running' and kind in ('backup', 'restore')),
     busy_device as (
         select device_id from running join device using (device_id)
@@ -39,11 +61,12 @@ const NEXT: &str = "
         group by device_id, datastore, max_jobs_datastore having count(*) >= max_jobs_datastore),
     of_run as (select run_id, count(*) as jobs from running group by run_id),
     candidate as (
-        select j.job_id from job j left join of_run using (run_id)
-        where j.state = 'queued' and j.run_after <= now() and j.kind = any($2)
-            and not exists (select from job r where r.state = 'running' and r.concurrency_key = j.concurrency_key)
+        select j.job_id from me, job j left join of_run using (run_id)
+        where j.state = 'queued' and j.run_after <= now() and j.kind = any($2) and not me.draining and ",
+    may_take!(),
+    "       and not exists (select from job r where r.state = 'running' and r.concurrency_key = j.concurrency_key)
             and (j.kind not in ('backup', 'restore')
-                 or ((select count(*) from running) < $3
+                 or ((select count(*) from running where worker = me.name) < $3
                      and not exists (select from busy_device b where b.device_id = j.device_id)
                      and not exists (select from busy_repository b where b.repository_id = j.repository_id)
                      and not exists (select from busy_datastore b where b.device_id = j.device_id
@@ -55,7 +78,8 @@ const NEXT: &str = "
     update job set state = 'running', fence = fence + 1, attempt = attempt + 1, leased_by = $1,
         lease_expires_at = now() + make_interval(secs => $4), started_at = now(), finished_at = null,
         phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0, updated_at = now()
-    from candidate where job.job_id = candidate.job_id returning job.*";
+    from candidate where job.job_id = candidate.job_id returning job.*"
+);
 
 /// Jobs reaped in one go.
 const REAPED_MAX: i64 = 500;
@@ -63,7 +87,7 @@ const REAPED_MAX: i64 = 500;
 /// How many copies may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseLimits {
-    /// Backups and restores at a time, over all devices. Devices, their datastores and repositories have their own limits.
+    /// Backups and restores at a time of this worker, over all devices. Devices, their datastores and repositories have their own limits.
     pub copies_total: u32,
 }
 

@@ -13,13 +13,13 @@ pub use lease::{Heartbeat, LEASE_SECONDS, LeaseLimits, Reaped};
 pub use work::{DiskProgress, LogLine, Progress};
 
 pub(crate) use end::cancel_queued;
-pub(crate) use lease::hold_leases;
+pub(crate) use lease::{hold_leases, may_take};
 
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::events::{Event, notify};
-use crate::ids::{DeviceId, JobId, RepositoryId, RunId, VmId};
+use crate::ids::{DeviceId, JobId, PointId, RepositoryId, RunId, VmId};
 use domain::job::{JobError, JobKind, JobState};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -93,6 +93,8 @@ pub struct Job {
     pub warnings: u32,
     /// What it made, in the engine's shape.
     pub result: Option<Value>,
+    /// The point that a backup was about to commit.
+    pub point_id: Option<PointId>,
     /// Why it did not succeed, this time or the last.
     #[sqlx(json(nullable))]
     pub error: Option<JobError>,

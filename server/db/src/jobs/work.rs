@@ -5,7 +5,7 @@ use crate::column::{Time, Word, size};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::events::{Event, notify};
-use crate::ids::{JobId, RunId};
+use crate::ids::{JobId, PointId, RunId};
 use domain::job::LogLevel;
 use jiff::Timestamp;
 
@@ -60,6 +60,19 @@ pub struct LogLine {
 }
 
 impl Database {
+    /// Writes down which point the job is about to commit.
+    pub async fn intend_point(&self, lease: Lease, point_id: PointId) -> Result<()> {
+        let changed = sqlx::query(
+            "update job set point_id = $3, updated_at = now() where job_id = $1 and fence = $2 and state = 'running'",
+        )
+        .bind(lease.job_id)
+        .bind(lease.fence)
+        .bind(point_id)
+        .execute(&self.pool)
+        .await?;
+        if changed.rows_affected() == 0 { Err(Error::LostLease(lease.job_id)) } else { Ok(()) }
+    }
+
     /// Says what the job is doing, in words.
     pub async fn set_phase(&self, lease: Lease, phase: &str) -> Result<()> {
         let mut transaction = self.pool.begin().await?;

@@ -10,21 +10,24 @@
 use super::account::Account;
 use super::error::PostgresError;
 use super::programs::Programs;
-use super::socket::{PORT, ROLE, Socket};
+use super::socket::{ROLE, Socket};
 use crate::database::Address;
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, Connection};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// Small when idle, and enough for twenty connections of ours and a person with psql.
-const SETTINGS: [&str; 11] = [
-    "listen_addresses=",
+const SETTINGS: [&str; 10] = [
     "unix_socket_permissions=0700",
     "max_connections=60",
     "shared_buffers=64MB",
@@ -58,6 +61,24 @@ pub struct PostgresOptions {
     pub path: Option<OsString>,
     /// Further settings, `name=value`.
     pub settings: Vec<String>,
+    /// Lets workers on other machines in; `None`: nothing listens on a network.
+    pub network: Option<Network>,
+}
+
+/// How workers on other machines reach it: by TLS, each with an account of its own and its password.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Address and port. The port is never 0.
+    pub listen: SocketAddr,
+    /// Certificate, PEM.
+    pub certificate: String,
+    /// Its key, PEM.
+    pub key: SecretString,
+}
+
+impl Network {
+    /// Enough for the pools of some workers.
+    const CONNECTIONS_MAX: &'static str = "max_connections=400";
 }
 
 /// A running private Postgres. Stopped by [`PrivatePostgres::stop`]; dropping it asks for the stop without waiting.
@@ -77,6 +98,7 @@ struct Setup {
     cluster: PathBuf,
     log: PathBuf,
     settings: Vec<String>,
+    network: Option<Network>,
 }
 
 impl PrivatePostgres {
@@ -200,8 +222,8 @@ fn prepare(options: PostgresOptions) -> Result<Setup, PostgresError> {
     if std::fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
         std::fs::remove_file(&log).map_err(PostgresError::file("cannot remove the old log", &log))?;
     }
-    let socket = Socket::prepare(&folder, &account)?;
-    let setup = Setup { account, programs, socket, cluster, log, settings: options.settings };
+    let socket = Socket::prepare(&folder, &account, options.network.as_ref().map(|network| network.listen.port()))?;
+    let setup = Setup { account, programs, socket, cluster, log, settings: options.settings, network: options.network };
     if cluster_version(&setup.cluster)?.is_none() {
         make_cluster(&setup, &folder)?;
     }
@@ -262,16 +284,24 @@ fn remove_folder(folder: &Path) -> Result<(), PostgresError> {
     }
 }
 
-/// Only the account the server runs under may connect, as the one role, and only by the socket. Written at each start:
-/// the server may run under another account by now.
+/// The account the server runs under may connect by the socket, as the one role; workers' accounts by TLS with their
+/// password, if they may at all. Written at each start: the server may run under another account by now.
 fn write_access(setup: &Setup) -> Result<(), PostgresError> {
-    let files = [
-        ("pg_hba.conf", "local all all peer map=server\n".to_owned()),
-        ("pg_ident.conf", format!("server \"{}\" {ROLE}\n", setup.account.server)),
-    ];
+    let mut access = "local all all peer map=server\n".to_owned();
+    let mut files = vec![("pg_ident.conf", Zeroizing::new(format!("server \"{}\" {ROLE}\n", setup.account.server)))];
+    if let Some(network) = &setup.network {
+        access.push_str("hostssl postgres +stillframe_workers_postgres all scram-sha-256\n");
+        files.push(("server.crt", Zeroizing::new(network.certificate.clone())));
+        files.push(("server.key", Zeroizing::new(network.key.expose_secret().to_owned())));
+    }
+    files.push(("pg_hba.conf", Zeroizing::new(access)));
     for (name, text) in files {
         let path = setup.cluster.join(name);
-        std::fs::write(&path, text).map_err(PostgresError::file("cannot write", &path))?;
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            file.write_all(text.as_bytes())
+        };
+        write().map_err(PostgresError::file("cannot write", &path))?;
         setup.account.give(&path)?;
     }
     Ok(())
@@ -281,9 +311,15 @@ fn spawn_server(setup: &Setup) -> Result<Child, PostgresError> {
     let open = || OpenOptions::new().create(true).append(true).open(&setup.log);
     let log = open().map_err(PostgresError::file("cannot open the log", &setup.log))?;
     let mut command = Command::new(setup.programs.postgres());
-    command.arg("-D").arg(&setup.cluster).arg("-k").arg(setup.socket.folder()).arg("-p").arg(PORT.to_string());
+    command.arg("-D").arg(&setup.cluster).arg("-k").arg(setup.socket.folder()).arg("-p");
+    command.arg(setup.socket.port().to_string());
+    let listen = setup.network.as_ref().map(|network| network.listen.ip().to_string()).unwrap_or_default();
+    command.args(["-c", &format!("listen_addresses={listen}")]);
     for setting in SETTINGS.into_iter().chain(setup.settings.iter().map(String::as_str)) {
-        command.arg("-c").arg(setting);
+        command.args(["-c", setting]);
+    }
+    if setup.network.is_some() {
+        command.args(["-c", "ssl=on", "-c", "ssl_min_protocol_version=TLSv1.2", "-c", Network::CONNECTIONS_MAX]);
     }
     command
         .env_clear()

@@ -11,20 +11,22 @@ use std::path::{Path, PathBuf};
 
 /// Role the server connects as; it owns the cluster.
 pub(super) const ROLE: &str = "stillframe";
-/// Names the socket's file only: nothing listens on a network.
-pub(super) const PORT: u16 = 5432;
-/// Linux takes 108 bytes with the closing zero, others 104; `/.s.PGSQL.5432` comes after the folder.
-const FOLDER_BYTES_MAX: usize = 104 - 1 - "/.s.PGSQL.5432".len();
+/// Names the socket's file, while nothing listens on a network.
+const PORT: u16 = 5432;
+/// Linux takes 108 bytes with the closing zero, others 104; `/.s.PGSQL.65535` comes after the folder.
+const FOLDER_BYTES_MAX: usize = 104 - 1 - "/.s.PGSQL.65535".len();
 
 /// The folder with the private Postgres's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
     folder: PathBuf,
+    port: u16,
 }
 
 impl Socket {
     /// Makes the folder: beside the cluster, or in a short place when that path is too long for a socket.
-    pub(super) fn prepare(beside: &Path, account: &Account) -> Result<Self, PostgresError> {
+    /// Postgres names the file after the port it listens on for workers.
+    pub(super) fn prepare(beside: &Path, account: &Account, port: Option<u16>) -> Result<Self, PostgresError> {
         let inside = beside.join("socket");
         let folder = if inside.as_os_str().len() <= FOLDER_BYTES_MAX { inside } else { short_folder(beside) };
         match rustix::fs::mkdir(&folder, Mode::RWXU) {
@@ -33,23 +35,27 @@ impl Socket {
             Err(error) => return Err(PostgresError::file("cannot make the socket's folder", &folder)(error.into())),
         }
         account.give(&folder)?;
-        Ok(Self { folder })
+        Ok(Self { folder, port: port.unwrap_or(PORT) })
     }
 
     /// Of the cluster in this folder, which is short enough.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_tests(data_dir: &Path) -> Self {
-        Self { folder: data_dir.join("postgres/socket") }
+        Self { folder: data_dir.join("postgres/socket"), port: PORT }
     }
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .socket(&self.folder)
-            .port(PORT)
+            .port(self.port)
             .ssl_mode(PgSslMode::Disable)
             .username(ROLE)
             .database(database)

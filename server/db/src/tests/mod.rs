@@ -16,3 +16,4 @@ mod runs;
 mod schedules;
 mod sealed;
 mod tasks;
+mod workers;

@@ -14,8 +14,12 @@ use tempfile::TempDir;
 fn data_dir() -> (TempDir, PostgresOptions) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
-    let options =
-        PostgresOptions { data_dir: folder.path().to_owned(), path: None, settings: vec!["fsync=off".to_owned()] };
+    let options = PostgresOptions {
+        data_dir: folder.path().to_owned(),
+        path: None,
+        settings: vec!["fsync=off".to_owned()],
+        network: None,
+    };
     (folder, options)
 }
 

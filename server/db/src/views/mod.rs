@@ -13,6 +13,7 @@ mod points;
 mod search;
 mod storage;
 mod tasks;
+mod workers;
 
 pub use activity::{
     DiskProgress, JobView, LogLine, RunFilter, RunHead, RunLine, jobs_of, log_of, run_head, runs, runs_of_machine,
@@ -33,6 +34,7 @@ pub use points::{
 pub use search::{Found, search};
 pub use storage::{RepositoryLine, repositories, repository_line};
 pub use tasks::{ChoiceDisk, TaskLine, TaskMachine, choice_disks, task_line, task_machines, task_of_machines, tasks};
+pub use workers::{StrandedJob, WorkerLine, stranded_jobs, worker_line, workers};
 
 use crate::{Database, Result};
 

@@ -31,6 +31,11 @@ pub async fn commit(
             return Err(error);
         }
     };
+    // Should this process end before it can tell, the next attempt asks for this point first.
+    if let Err(error) = ctx.essential(ctx.core.db.intend_point(ctx.lease(), db::PointId(copied.id.0)).await) {
+        copied.writer.abandon().await;
+        return Err(error);
+    }
     let committed = copied.writer.commit(metadata(source, held, power, disks, marks_of(disks, &sealed.marks))).await;
     let committed = committed.map_err(|error| errors::repository(&source.what, &error))?;
     let point = &committed.point;

@@ -5,6 +5,7 @@
 //! Must never: show a point before its manifest is in the repository, or leave a change on the host that the journal
 //! does not hold. Read next: the modules in the order of the steps.
 
+mod again;
 mod commit;
 mod copy;
 mod host_disk;
@@ -29,6 +30,9 @@ use snapshot::Held;
 
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
+    if let Some(done) = ctx.unless_stopped(again::committed(ctx)).await? {
+        return Ok(done);
+    }
     let mut source = ctx.unless_stopped(prepare::prepare(ctx)).await?;
     let mut power = Power::default();
     let made = with_snapshot(ctx, &mut source, &mut power).await;

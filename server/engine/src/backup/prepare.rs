@@ -122,7 +122,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     })
 }
 
-async fn rows(ctx: &JobContext) -> Result<(Task, Machine, Device), JobError> {
+pub async fn rows(ctx: &JobContext) -> Result<(Task, Machine, Device), JobError> {
     let (Some(vm_id), Some(run_id)) = (ctx.job.vm_id, ctx.job.run_id) else { return Err(ctx.malformed()) };
     let db = &ctx.core.db;
     let run = ctx.essential(db.run(run_id).await)?;
@@ -133,7 +133,7 @@ async fn rows(ctx: &JobContext) -> Result<(Task, Machine, Device), JobError> {
 }
 
 /// What a dead job of this machine left goes first: a second snapshot beside it could not be consolidated safely.
-async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Machine) -> Result<(), JobError> {
+pub async fn undo_own(ctx: &JobContext, what: &str, host: &dyn Hypervisor, row: &Machine) -> Result<(), JobError> {
     let open = ctx.core.db.open_changes(row.device_id).await.map_err(|error| errors::database(what, &error))?;
     let own = open.iter().filter(|change| change.vm_id == Some(row.vm_id) && !change.owner_alive);
     let mut failed = None;

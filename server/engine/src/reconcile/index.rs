@@ -92,7 +92,8 @@ fn task_of(tasks: &[Task], id: RepositoryId, point: &Point) -> Option<TaskId> {
     tasks.iter().find(|task| task.repository_id == id && task.name == name).map(|task| task.task_id)
 }
 
-fn row_of(id: RepositoryId, point: &Point) -> NewPoint {
+/// What a manifest says of its row.
+pub fn row_of(id: RepositoryId, point: &Point) -> NewPoint {
     let summary = point.summary();
     NewPoint {
         point_id: db::PointId(point.id.0),

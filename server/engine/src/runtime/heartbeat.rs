@@ -9,11 +9,15 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+/// A renewal that failed is tried again this much sooner than the next would be due.
+const TRIES_PER_BEAT: u32 = 10;
+
 /// Renews until the job's task is over (the caller drops or aborts this future). `look` wakes it early when the
 /// database says that something about the job changed.
 pub async fn keep(core: Arc<Core>, lease: Lease, stop: Stop, look: Arc<Notify>) {
     let mut last_success = Instant::now();
-    let mut ticks = interval(core.config.heartbeat_every);
+    let every = core.config.heartbeat_every;
+    let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -36,6 +40,8 @@ pub async fn keep(core: Arc<Core>, lease: Lease, stop: Stop, look: Arc<Notify>) 
                 if last_success.elapsed() >= core.config.heartbeat_deadline {
                     return stop.now(StopReason::LeaseLost);
                 }
+                // A database that comes back must find the lease renewed before it runs out.
+                ticks.reset_after(every / TRIES_PER_BEAT);
             }
         }
     }

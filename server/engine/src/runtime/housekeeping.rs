@@ -62,12 +62,17 @@ pub async fn reap(core: &Core, pause: impl Fn(u32) -> Duration + Send) -> db::Re
     Ok(())
 }
 
+/// Signs out of devices that are not enabled any more; those that are.
+pub async fn sign_out(core: &Core) -> db::Result<Vec<Device>> {
+    let devices: Vec<Device> = core.db.devices().await?.into_iter().filter(|device| device.enabled).collect();
+    core.sessions.keep_only(&devices.iter().map(|device| device.device_id).collect::<Vec<_>>()).await;
+    Ok(devices)
+}
+
 /// Queues the inventory of each enabled device that was not read lately; signs out of the others.
 pub async fn inventories(core: Arc<Core>) -> db::Result<()> {
     let now = core.db.now().await?;
-    let devices: Vec<Device> = core.db.devices().await?.into_iter().filter(|device| device.enabled).collect();
-    core.sessions.keep_only(&devices.iter().map(|device| device.device_id).collect::<Vec<_>>()).await;
-    for device in devices {
+    for device in sign_out(&core).await? {
         let tried = device.synced_at.max(device.sync_failed_at);
         let fresh = tried.is_some_and(|at| now.duration_since(at).unsigned_abs() < core.config.inventory_every);
         if !fresh {

@@ -5,12 +5,15 @@
 
 mod heartbeat;
 pub mod housekeeping;
+mod presence;
 mod worker;
 
 use crate::core::Core;
 use crate::facade::Engine;
 use crate::notices;
+use db::WorkerKind;
 use housekeeping::every;
+use presence::Present;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -23,13 +26,17 @@ pub struct Workers {
     pool: Arc<Pool>,
     stopping: CancellationToken,
     tasks: TaskTracker,
+    /// This worker was removed, or another process has its place.
+    gone: CancellationToken,
     _events: db::Events,
 }
 
 impl Workers {
-    /// Starts to work. Leases that an earlier life of this worker held are ended at once.
+    /// Starts to work. Leases that an earlier life of this worker held are ended at once. One that was enrolled works and
+    /// returns the leases of the dead; a server also keeps house and tells people.
     pub async fn start(engine: &Engine) -> db::Result<Self> {
         let core = engine.core();
+        let present = Present::announce(&core).await?;
         let lost = core.db.expire_leases(&format!("{}/", core.config.worker_name)).await?;
         if lost > 0 {
             tracing::warn!(jobs = lost, "an earlier life of this server ended in the middle of jobs");
@@ -43,9 +50,21 @@ impl Workers {
         tasks.spawn(Arc::clone(&pool).lease_jobs());
         // Ends when the events do.
         tokio::spawn(Arc::clone(&pool).listen(events.subscribe()));
-        keep_house(&core, &stopping, &tasks);
-        tell(&core, &stopping, &tasks);
-        Ok(Self { core, pool, stopping, tasks, _events: events })
+        let gone = CancellationToken::new();
+        tasks.spawn(present.keep(stopping.clone(), gone.clone()));
+        reap(&core, &stopping, &tasks);
+        if core.config.worker_kind == WorkerKind::Server {
+            keep_house(&core, &stopping, &tasks);
+            tell(&core, &stopping, &tasks);
+        } else {
+            sign_out(&core, &stopping, &tasks);
+        }
+        Ok(Self { core, pool, stopping, tasks, gone, _events: events })
+    }
+
+    /// Waits until this worker has been removed, or another process has taken its place: it should stop then.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Takes no more jobs, lets running ones clean up and go back to the queue, signs out of all hosts.
@@ -69,14 +88,25 @@ fn tell(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
     }));
 }
 
-fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
-    let config = &core.config;
-    // The reaper first: what it returns to the queue tells the reconciler where to look.
+/// First of all: what it returns to the queue tells the reconciler where to look.
+fn reap(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
     let work = Arc::clone(core);
-    tasks.spawn(every(config.reap_every, stopping.clone(), "the reaper", move || {
+    tasks.spawn(every(core.config.reap_every, stopping.clone(), "the reaper", move || {
         let core = Arc::clone(&work);
         async move { housekeeping::reap(&core, |attempt| core.config.retry_pause(attempt)).await }
     }));
+}
+
+fn sign_out(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
+    let work = Arc::clone(core);
+    tasks.spawn(every(core.config.inventory_every, stopping.clone(), "signing out of devices", move || {
+        let core = Arc::clone(&work);
+        async move { housekeeping::sign_out(&core).await.map(drop) }
+    }));
+}
+
+fn keep_house(core: &Arc<Core>, stopping: &CancellationToken, tasks: &TaskTracker) {
+    let config = &core.config;
     let work = Arc::clone(core);
     tasks.spawn(every(config.schedule_every, stopping.clone(), "the scheduler", move || {
         housekeeping::schedule(Arc::clone(&work))

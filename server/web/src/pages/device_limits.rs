@@ -1,9 +1,11 @@
 //! The part of a device's form that says how much at once, and how much space stays free.
 
 use crate::form::{Fields, Problems};
+use crate::format;
 use db::DeviceLimits;
 use db::views::DevicePage;
 use domain::bandwidth::Bandwidth;
+use domain::worker::parse_tags;
 
 /// As typed.
 pub struct LimitFields {
@@ -15,16 +17,19 @@ pub struct LimitFields {
     pub reserve: String,
     /// How fast bytes may go, a limit a line.
     pub speed: String,
+    /// The tag a worker needs to work on it; empty: none.
+    pub worker_tag: String,
 }
 
 impl LimitFields {
     /// What holds now.
-    pub fn of(device: &DevicePage, limits: DeviceLimits, bandwidth: &Bandwidth) -> Self {
+    pub fn of(device: &DevicePage, limits: DeviceLimits, bandwidth: &Bandwidth, tag: Option<String>) -> Self {
         Self {
             jobs: device.max_jobs.to_string(),
             per_datastore: limits.per_datastore.to_string(),
             reserve: limits.reserve_percent.to_string(),
             speed: bandwidth.text(),
+            worker_tag: tag.unwrap_or_default(),
         }
     }
 
@@ -36,12 +41,28 @@ impl LimitFields {
             per_datastore: text("max_jobs_datastore"),
             reserve: text("reserve"),
             speed: text("speed"),
+            worker_tag: text("worker_tag"),
         }
     }
 
     /// How fast bytes may go, by the clock of `time_zone`, or what is wrong with it.
     pub fn bandwidth(&self, time_zone: &str, problems: &mut Problems) -> Option<Bandwidth> {
         bandwidth(&self.speed, time_zone, problems)
+    }
+
+    /// The tag, or what is wrong with it. `Some(None)`: no tag.
+    pub fn tag(&self, problems: &mut Problems) -> Option<Option<String>> {
+        match parse_tags(&self.worker_tag) {
+            Ok(tags) if tags.len() <= 1 => Some(tags.into_iter().next()),
+            Ok(_) => {
+                problems.add("worker_tag", "One tag, or none.");
+                None
+            }
+            Err(error) => {
+                problems.add("worker_tag", format::sentence(&error.to_string()));
+                None
+            }
+        }
     }
 
     /// The jobs at once and the other limits, or what is wrong with them.
@@ -68,6 +89,19 @@ pub fn bandwidth(text: &str, time_zone: &str, problems: &mut Problems) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_has_one_tag_at_most() {
+        let read = |body: &str| {
+            let mut problems = Problems::default();
+            LimitFields::read(&Fields::parse(body.as_bytes())).tag(&mut problems).ok_or(problems)
+        };
+        assert_eq!(read("worker_tag=").ok(), Some(None));
+        assert_eq!(read("worker_tag=Site-B").ok(), Some(Some("site-b".to_owned())));
+        for wrong in ["a,b", "-x"] {
+            assert!(read(&format!("worker_tag={wrong}")).err().unwrap().of("worker_tag").is_some(), "{wrong}");
+        }
+    }
 
     #[test]
     fn limits_are_checked_by_field() {

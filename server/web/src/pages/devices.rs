@@ -222,14 +222,15 @@ pub async fn remove(State(app): State<App>, session: Session, Path(device): Path
 /// `GET /devices/{id}/edit`
 pub async fn edit(State(app): State<App>, session: Session, Path(device): Path<DeviceId>) -> Result {
     let device = load(&app, device).await?;
-    let (limits, bandwidth) =
-        tokio::try_join!(app.db().device_limits(device.device_id), app.db().device_bandwidth(device.device_id))?;
+    let id = device.device_id;
+    let (limits, bandwidth, tag) =
+        tokio::try_join!(app.db().device_limits(id), app.db().device_bandwidth(id), app.db().device_worker_tag(id))?;
     let shell = Shell::new(&app, &session, Section::Devices, format!("Change {}", device.name)).await?;
     page(&Edit {
         shell,
         place: Place::of(&device),
         full_reads: device.full_reads.clone(),
-        limits: LimitFields::of(&device, limits, &bandwidth),
+        limits: LimitFields::of(&device, limits, &bandwidth, tag),
         device,
         found: None,
         problem: None,
@@ -245,6 +246,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
     let typed = LimitFields::read(&fields);
     let limits = typed.limits(&mut problems);
     let bandwidth = typed.bandwidth(&app.times().zone_name(), &mut problems);
+    let tag = typed.tag(&mut problems);
     let everything = fields.get("full_reads") == "everything";
     if moved(&device, &place) && !fields.has("password") {
         // Or a stolen session could send the stored password to a host of its own.
@@ -257,8 +259,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             problems.add("accept", "Compare the certificate, and type the password again.");
         }
     }
-    if let (true, Some((max_jobs, limits)), Some(bandwidth), Some(port), Some(hyperv)) =
-        (problems.is_empty(), limits, bandwidth, place.port(), place.hyperv())
+    if let (true, Some((max_jobs, limits)), Some(bandwidth), Some(tag), Some(port), Some(hyperv)) =
+        (problems.is_empty(), limits, bandwidth, tag, place.port(), place.hyperv())
     {
         let update = DeviceUpdate {
             name: place.name.clone(),
@@ -275,6 +277,7 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             Ok(()) => {
                 app.db().set_device_limits(id, limits).await?;
                 app.db().set_device_bandwidth(id, &bandwidth).await?;
+                app.db().set_device_worker_tag(id, tag.as_deref()).await?;
                 record(&app, &session, "device.changed", &update.name, &update.host).await?;
                 app.db().enqueue_housekeeping(JobKind::Inventory, id).await?;
                 return go(format!("/devices/{id}?said=device-saved"));

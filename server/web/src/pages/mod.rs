@@ -31,6 +31,7 @@ mod task_answers;
 mod task_choice;
 pub mod task_wizard;
 pub mod tasks;
+pub mod workers;
 
 use crate::failure::{Failure, Result};
 use crate::form::Fields;

@@ -11,4 +11,5 @@ mod retention;
 mod schedules;
 mod tracking;
 mod wizards;
+mod workers;
 mod world;

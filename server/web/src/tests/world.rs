@@ -187,6 +187,12 @@ impl World {
             certificate_sha256: Some(FINGERPRINT),
             time_zone: TimeZone::UTC,
             stopping: tokio_util::sync::CancellationToken::new(),
+            workers_reach: Some(db::Reach {
+                host: None,
+                port: 5433,
+                ssl_mode: "verify-ca".to_owned(),
+                certificate: None,
+            }),
             facts: Vec::new(),
         };
         Self { database, doubles, router: router(given) }
@@ -436,6 +442,12 @@ impl Client {
             builder = builder.header(header::ORIGIN, origin);
         }
         self.run(builder.body(Body::from(body.finish())).unwrap()).await
+    }
+
+    /// As a program asks that shows a token.
+    pub async fn post_json(&mut self, path: &str, token: &str, body: &str) -> Answer {
+        let builder = self.with_cookies(Request::post(path)).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        self.run(builder.body(Body::from(body.to_owned())).unwrap()).await
     }
 
     async fn run(&mut self, request: Request<Body>) -> Answer {
