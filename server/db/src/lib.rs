@@ -18,6 +18,7 @@ mod devices;
 mod drafts;
 mod error;
 mod events;
+mod foreign;
 mod goals;
 mod ids;
 mod inventory;
@@ -51,10 +52,11 @@ pub use devices::{Device, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Plat
 pub use drafts::{Draft, DraftKind};
 pub use error::{Conflict, Error, Result};
 pub use events::{Event, Events};
+pub use foreign::{CleanupOrder, FOREIGN_SNAPSHOTS_MAX, ForeignInput, ForeignSnapshot};
 pub use goals::Goal;
 pub use ids::{
-    AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, JobId, NoticeId, PointId, RepositoryId, RunId,
-    TaskId, VmId,
+    AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, ForeignId, JobId, NoticeId, PointId, RepositoryId,
+    RunId, TaskId, VmId,
 };
 pub use inventory::{
     Datastore, DatastoreInput, Disk, DiskInput, InventoryChanges, InventoryInput, Machine, MachineInput, Network,

@@ -90,6 +90,8 @@ fn of_devices() -> Vec<Route> {
         post("/devices/{device}/certificate", ManageDevices, devices::accept_certificate),
         get("/left-behind", View, left_behind::list),
         post("/left-behind/{device}", RunTasks, left_behind::look),
+        get("/left-behind/foreign/{foreign}", RunTasks, left_behind::confirm),
+        post("/left-behind/foreign/{foreign}", RunTasks, left_behind::remove),
         get("/machines", View, machines::list),
         post("/machines", RunTasks, machines::bulk),
         get("/machines/{vm}", View, machines::one),

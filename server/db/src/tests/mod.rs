@@ -3,6 +3,7 @@
 mod choice;
 mod console;
 mod fixture;
+mod foreign;
 mod goals;
 mod hosts;
 mod journal;

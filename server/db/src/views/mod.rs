@@ -22,7 +22,7 @@ pub use devices::{DatastoreLine, DeviceLine, DeviceMachine, DevicePage, NetworkL
 pub use home::{
     ActiveRun, Day, HomeCounts, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, next_runs, troubles,
 };
-pub use left_behind::{LeftBehind, LeftLine, left_behind, left_lines};
+pub use left_behind::{ForeignLine, LeftBehind, LeftLine, foreign_lines, left_behind, left_lines};
 pub use machines::{
     MachineDisk, MachineFilter, MachineLine, MachinePage, Protection, ProtectionCounts, machine_disks, machine_page,
     machines, protection_counts,

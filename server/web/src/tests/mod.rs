@@ -2,6 +2,7 @@
 
 mod auth;
 mod choice;
+mod foreign;
 mod hyperv;
 mod limits;
 mod notifications;

@@ -20,6 +20,7 @@ fn address(path: &str) -> String {
         .replace("{task}", "4711")
         .replace("{run}", "4711")
         .replace("{channel}", "4711")
+        .replace("{foreign}", "4711")
 }
 
 #[tokio::test]

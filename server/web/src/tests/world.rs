@@ -263,6 +263,7 @@ impl World {
                 accessible: true,
             }],
             networks: vec![NetworkInput { reference: "net-1".to_owned(), name: "VM Network".to_owned() }],
+            ..InventoryInput::default()
         };
         self.db().apply_inventory(device, &input).await.unwrap();
     }
