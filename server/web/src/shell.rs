@@ -308,6 +308,7 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "point-unpinned" => "The point is unpinned: the rules decide about it again.",
         "floor-saved" => "The floor is saved. It holds at once.",
         "task-removed-rule" => "The task is removed. Its restore points go as its rule says.",
+        "metrics-closed" => "The token is removed. /metrics answers nobody.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

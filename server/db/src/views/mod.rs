@@ -9,6 +9,7 @@ mod devices;
 mod home;
 mod left_behind;
 mod machines;
+mod metrics;
 mod points;
 mod search;
 mod storage;
@@ -27,6 +28,7 @@ pub use machines::{
     MachineDisk, MachineFilter, MachineLine, MachinePage, Protection, ProtectionCounts, machine_disks, machine_page,
     machines, protection_counts,
 };
+pub use metrics::{Metrics, RepositorySpace, TaskSuccess, metrics};
 pub use points::{
     DayOfPoints, PointLine, PointPage, RestorableMachine, point_page, points_by_day, points_of, restorable_machines,
 };

@@ -5,6 +5,7 @@ mod choice;
 mod foreign;
 mod hyperv;
 mod limits;
+mod metrics;
 mod notifications;
 mod pages;
 mod permissions;

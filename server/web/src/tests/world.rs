@@ -396,6 +396,16 @@ impl Client {
         self.send(Request::get(path)).await
     }
 
+    /// With one more header.
+    pub async fn get_with(&mut self, path: &str, name: header::HeaderName, value: Option<&str>) -> Answer {
+        let builder = Request::get(path);
+        self.send(match value {
+            Some(value) => builder.header(name, value),
+            None => builder,
+        })
+        .await
+    }
+
     async fn send(&mut self, builder: axum::http::request::Builder) -> Answer {
         let request = self.with_cookies(builder).body(Body::empty()).unwrap();
         self.run(request).await
