@@ -5,6 +5,7 @@ use db::views::{self, ForeignLine};
 use db::{CleanupOrder, Job, NewJob, VmId};
 use domain::job::{JobKind, JobState};
 use hypervisor::{MachineRef, OWN_SNAPSHOT_PREFIX};
+use simulators::esxi::{Action, On, Rule};
 use std::time::Duration;
 
 const OLD: Duration = Duration::from_secs(30 * 3600);
@@ -61,6 +62,8 @@ async fn a_snapshot_that_another_program_left_on_esxi_goes_by_a_click_and_a_user
     let sum = views::left_behind(&rig.db).await.expect("figures");
     assert_eq!((sum.changes, sum.foreign), (0, 2), "ours is one figure, theirs another");
 
+    // The host forgets to merge the first, and is asked for it.
+    host.faults().add(Rule::once(On::method("RemoveSnapshot_Task"), Action::ConsolidationNeeded));
     while !listed(&rig).await.is_empty() {
         let job = remove_first(&rig).await;
         let log = rig.log(&job).await;
@@ -71,6 +74,7 @@ async fn a_snapshot_that_another_program_left_on_esxi_goes_by_a_click_and_a_user
     assert_eq!(web.snapshots.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["before the update"]);
     assert!(!web.consolidation_needed);
     let db = host.machine("db-01").expect("the machine");
+    assert!(!db.consolidation_needed);
     assert_eq!(db.snapshots.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), [VEEAM], "the young one stays");
     rig.settled(device).await;
 
@@ -128,6 +132,30 @@ async fn a_snapshot_that_was_renamed_since_it_was_listed_stays_and_one_that_is_g
     let log = rig.log(&job).await;
     assert!(job.state == JobState::Succeeded && log.contains("is gone already"), "{:?}\n{log}", job.error);
     assert!(names(&rig).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_worker_is_lost_is_finished_by_the_next() {
+    let rig = Rig::start().await;
+    let host = Simulated::start(rig.folder.path(), "esx-1", vec![machine("web-01", &[(8, 2)])]).await;
+    host.leave_snapshot("web-01", VEEAM, OLD).expect("another program's");
+    let device = rig.device(&host).await;
+    let line = listed(&rig).await.into_iter().next().expect("a line");
+    let snapshot = rig.db.foreign_snapshot(line.foreign_id).await.expect("a snapshot");
+    let slow = Action::TaskSlow(Duration::from_secs(3));
+    host.faults().add(Rule::once(On::method("RemoveSnapshot_Task"), slow));
+    let run = rig.db.start_cleanup(&snapshot, "tester").await.expect("a run");
+    rig.wait("the removal to begin", async || {
+        let open = rig.db.open_changes(device).await.expect("changes");
+        open.iter().any(|change| change.object_ref.is_some()).then_some(())
+    })
+    .await;
+    rig.take_lease(run).await;
+    let job = rig.finished(run).await.into_iter().next().expect("a job");
+    assert_eq!((job.state, job.attempt), (JobState::Succeeded, 2), "{:?}\n{}", job.error, rig.log(&job).await);
+    assert!(names(&rig).await.is_empty());
+    rig.settled(device).await;
+    host.assert_clean(&["web-01"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod goals;
 mod hosts;
 mod journal;
 mod limits;
+mod metrics;
 mod notices;
 mod points;
 mod postgres;
