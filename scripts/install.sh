@@ -31,7 +31,7 @@ test_packages=(
 )
 python_packages=(
     pyvmomi==9.1.1.0 blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2 argon2-cffi==25.1.0
-    pyspnego==0.12.4 pypsrp==0.9.1 python-dateutil==4.0.0 aiosmtpd==1.4.6
+    pyspnego==0.12.4 pypsrp==0.9.1 python-dateutil==4.0.0 aiosmtpd==1.4.6 prometheus-client==0.26.0
 )
 cargo_nextest=0.9.114 cargo_deny=0.20.2
 

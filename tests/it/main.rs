@@ -6,6 +6,7 @@ mod bench;
 mod choice;
 mod cold;
 mod esxi_driver;
+mod foreign;
 mod hyperv_bad_input;
 mod hyperv_driver;
 mod hyperv_job;

@@ -8,9 +8,9 @@ use domain::job::JobState;
 use domain::point::{ChangeMark, PointKind};
 use engine::{ConnectTarget, Connector, RealLocations};
 use hypervisor::{
-    DatastoreInfo, DevicePreflight, DiskReader, ErrorKind, HostError, Hypervisor, Inventory, MachineInfo, MachineRef,
-    OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest,
-    TrackingState,
+    DatastoreInfo, DevicePreflight, DiskReader, ErrorKind, HostError, HostSnapshot, Hypervisor, Inventory, MachineInfo,
+    MachineRef, OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef,
+    SnapshotRequest, TrackingState,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -118,6 +118,10 @@ impl Hypervisor for Keeping {
 
     async fn list_own_snapshots(&self, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
         self.host.list_own_snapshots(machine).await
+    }
+
+    async fn list_snapshots(&self, machine: &MachineRef) -> Result<Vec<HostSnapshot>> {
+        self.host.list_snapshots(machine).await
     }
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {

@@ -129,6 +129,7 @@ words!(JobKind, JobState, LogLevel, PowerState, Quiesce, Mode, IfStillOn, Role, 
 words!(crate::devices::FullReads, crate::devices::Platform, crate::devices::Transport);
 words!(domain::notice::NoticeKind, domain::notice::NoticeSeverity, crate::notices::DeliveryState);
 words!(crate::tasks::Method, crate::runs::RunKind, crate::workers::WorkerKind);
+words!(domain::foreign::Maker);
 words!(crate::journal::ChangeKind, crate::journal::ChangeState, crate::accounts::Theme, crate::drafts::DraftKind);
 
 /// A size on its way into a `bigint`.

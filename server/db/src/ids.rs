@@ -57,6 +57,10 @@ id!(
     ChangeId(i64)
 );
 id!(
+    /// A snapshot that another program seems to have left.
+    ForeignId(i64)
+);
+id!(
     /// A repository: the id in its own header.
     RepositoryId(Uuid)
 );

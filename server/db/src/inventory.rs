@@ -8,6 +8,7 @@ use crate::column::{MaybeTime, Time, Word, size};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::events::{Event, notify};
+use crate::foreign::{ForeignInput, apply_foreign};
 use crate::ids::{DeviceId, VmId};
 use domain::finding::Finding;
 use domain::machine::{MachineConfig, PowerState};
@@ -25,6 +26,8 @@ pub struct InventoryInput {
     pub datastores: Vec<DatastoreInput>,
     /// Networks.
     pub networks: Vec<NetworkInput>,
+    /// Snapshots that look like another program's.
+    pub foreign: Vec<ForeignInput>,
 }
 
 /// A machine as the host reports it.
@@ -236,6 +239,7 @@ impl Database {
         changes.joined = settle_members(&mut transaction, Some(device_id), None).await?;
         apply_datastores(&mut transaction, device_id, &input.datastores).await?;
         apply_networks(&mut transaction, device_id, &input.networks).await?;
+        apply_foreign(&mut transaction, device_id, &input.foreign).await?;
         notify(&mut transaction, Event::DeviceChanged(device_id)).await?;
         transaction.commit().await?;
         Ok(changes)

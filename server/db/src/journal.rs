@@ -43,6 +43,8 @@ pub enum ChangeKind {
     Power,
     /// The host keeps what it needs to tell what changes from now on.
     Marks,
+    /// Another program's snapshot is removed, because an operator asked for it.
+    Foreign,
 }
 
 impl ChangeKind {
@@ -53,6 +55,7 @@ impl ChangeKind {
             Self::Import => "import",
             Self::Power => "power",
             Self::Marks => "marks",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -69,7 +72,7 @@ pub enum ChangeState {
     Removing,
     /// Not on the host.
     Removed,
-    /// Meant to stay: a machine that was restored, marks of a point that is committed.
+    /// Meant to stay: a machine that was restored, marks of a point that is committed, another program's snapshot.
     Kept,
 }
 
@@ -119,6 +122,7 @@ pub struct Change {
 macro_rules! left_behind {
     () => {
         "c.state in ('intended', 'made', 'removing') and not (c.kind = 'power' and c.state = 'intended')
+             and c.kind <> 'foreign'
              and not coalesce(j.state = 'running', false)"
     };
 }

@@ -18,6 +18,7 @@ mod devices;
 mod drafts;
 mod error;
 mod events;
+mod foreign;
 mod goals;
 mod ids;
 mod inventory;
@@ -52,10 +53,11 @@ pub use devices::{Device, DeviceUpdate, FullReads, HyperVAccess, NewDevice, Plat
 pub use drafts::{Draft, DraftKind};
 pub use error::{Conflict, Error, Result};
 pub use events::{Event, Events};
+pub use foreign::{CleanupOrder, FOREIGN_SNAPSHOTS_MAX, ForeignInput, ForeignSnapshot};
 pub use goals::Goal;
 pub use ids::{
-    AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, JobId, NoticeId, PointId, RepositoryId, RunId,
-    TaskId, VmId, WorkerId,
+    AccountId, ChangeId, ChannelId, DeliveryId, DeviceId, DraftId, ForeignId, JobId, NoticeId, PointId, RepositoryId,
+    RunId, TaskId, VmId, WorkerId,
 };
 pub use inventory::{
     Datastore, DatastoreInput, Disk, DiskInput, InventoryChanges, InventoryInput, Machine, MachineInput, Network,

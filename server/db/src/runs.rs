@@ -1,4 +1,4 @@
-//! Runs: one start of a task, or one restore. A run's state follows from its jobs' and from nothing else.
+//! Runs: one start of a task, one restore, or one removal that was asked for. A run's state follows from its jobs' and from nothing else.
 
 use crate::column::{MaybeTime, Time, Word};
 use crate::database::Database;
@@ -46,7 +46,7 @@ pub struct Run {
     pub must_end_at: Option<Timestamp>,
 }
 
-/// Backup or restore.
+/// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunKind {
@@ -54,6 +54,8 @@ pub enum RunKind {
     Backup,
     /// One machine, back to a host.
     Restore,
+    /// The removal of a snapshot that another program left.
+    Cleanup,
 }
 
 impl RunKind {
@@ -62,6 +64,7 @@ impl RunKind {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Cleanup => "cleanup",
         }
     }
 }

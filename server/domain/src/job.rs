@@ -21,12 +21,22 @@ pub enum JobKind {
     Collect,
     /// Remove the restore points of a repository that no rule keeps.
     Retain,
+    /// Remove a snapshot that another program's backup left on a machine.
+    Cleanup,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Backup, Self::Restore, Self::Inventory, Self::Reconcile, Self::Verify, Self::Collect, Self::Retain];
+    pub const ALL: [Self; 8] = [
+        Self::Backup,
+        Self::Restore,
+        Self::Inventory,
+        Self::Reconcile,
+        Self::Verify,
+        Self::Collect,
+        Self::Retain,
+        Self::Cleanup,
+    ];
 
     /// Stable word for storage.
     pub const fn as_str(self) -> &'static str {
@@ -38,6 +48,7 @@ impl JobKind {
             Self::Verify => "verify",
             Self::Collect => "collect",
             Self::Retain => "retain",
+            Self::Cleanup => "cleanup",
         }
     }
 

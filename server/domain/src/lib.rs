@@ -1,7 +1,7 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, limits of speed, job
-//! states and errors, notices, names of workers, permissions, the clock trait.
+//! Owns: extents, machine descriptions, modes, choices of machines, findings, names of other backups' snapshots, schedules,
+//! retention, samples, limits of speed, job states and errors, notices, names of workers, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
 pub mod address;
@@ -10,6 +10,7 @@ pub mod choice;
 pub mod clock;
 pub mod extent;
 pub mod finding;
+pub mod foreign;
 pub mod job;
 pub mod machine;
 pub mod mode;

@@ -49,7 +49,7 @@ impl Role {
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Permission {
-    /// No account: sign-in, set-up, health, static files.
+    /// No account: sign-in, set-up, health, static files, figures by a token of their own.
     Public,
     /// No account, and no browser: a program that shows a token, which the page itself checks.
     Token,

@@ -5,11 +5,12 @@
 use crate::context::JobContext;
 use crate::errors;
 use db::{
-    DatastoreInput, DeviceId, DiskInput, InventoryChanges, InventoryInput, MachineInput, NetworkInput, Outcome,
-    Preflight,
+    DatastoreInput, DeviceId, DiskInput, ForeignInput, InventoryChanges, InventoryInput, MachineInput, NetworkInput,
+    Outcome, Preflight,
 };
+use domain::foreign::Maker;
 use domain::job::JobError;
-use hypervisor::{DevicePreflight, Inventory, MachineInfo};
+use hypervisor::{DevicePreflight, HostSnapshot, Inventory, MachineInfo};
 use serde_json::json;
 
 /// Runs the job; a failure is also shown on the device's page.
@@ -92,7 +93,19 @@ fn input(inventory: Inventory) -> InventoryInput {
             .into_iter()
             .map(|network| NetworkInput { reference: network.reference, name: network.name })
             .collect(),
+        foreign: inventory.snapshots.into_iter().filter_map(foreign).collect(),
     }
+}
+
+/// A snapshot that looks like another program's; whether the journal knows it is for the database to say.
+fn foreign(snapshot: HostSnapshot) -> Option<ForeignInput> {
+    Some(ForeignInput {
+        maker: Maker::of(&snapshot.name, snapshot.is_recovery)?,
+        created_at: snapshot.created_at?,
+        machine: snapshot.machine.0,
+        reference: snapshot.reference.0,
+        name: snapshot.name,
+    })
 }
 
 /// A machine without a unique id (a broken registration) cannot be recognised again and is left out.

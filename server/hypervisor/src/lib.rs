@@ -10,6 +10,7 @@ use domain::Extent;
 use domain::machine::{MachineConfig, PowerState};
 use domain::point::{ChangeMark, Consistency};
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,9 @@ pub trait Hypervisor: Send + Sync {
     /// Snapshots whose name starts with [`OWN_SNAPSHOT_PREFIX`].
     async fn list_own_snapshots(&self, machine: &MachineRef) -> Result<Vec<OwnSnapshot>>;
 
+    /// All snapshots of a machine, whoever made them.
+    async fn list_snapshots(&self, machine: &MachineRef) -> Result<Vec<HostSnapshot>>;
+
     /// The frozen disks of a snapshot, ready to be read.
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>>;
 
@@ -134,6 +138,8 @@ pub struct Inventory {
     pub datastores: Vec<DatastoreInfo>,
     /// Networks.
     pub networks: Vec<NetworkInfo>,
+    /// Snapshots of all machines, whoever made them.
+    pub snapshots: Vec<HostSnapshot>,
 }
 
 /// A machine as the host reports it.
@@ -262,6 +268,21 @@ pub struct OwnSnapshot {
     pub reference: SnapshotRef,
     /// Its name.
     pub name: String,
+}
+
+/// A snapshot as the host lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSnapshot {
+    /// Of this machine.
+    pub machine: MachineRef,
+    /// Reference on this device.
+    pub reference: SnapshotRef,
+    /// Its name now; its maker chose it, or a user since.
+    pub name: String,
+    /// When it was made, by the host's clock.
+    pub created_at: Option<Timestamp>,
+    /// Hyper-V: of the type that backup programs make and users cannot.
+    pub is_recovery: bool,
 }
 
 /// What of a disk to read.

@@ -39,6 +39,10 @@ pub type Result<T = Response, E = Failure> = std::result::Result<T, E>;
 #[derive(Clone)]
 struct Words(String);
 
+/// Marks an answer to a program: an error of it gets no page.
+#[derive(Clone)]
+pub struct Bare;
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, text) = match &self {
@@ -83,9 +87,8 @@ pub async fn pages(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let status = response.status();
     if !(status.is_client_error() || status.is_server_error())
-        || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
-            [&b"text/html"[..], b"application/json"].iter().any(|whole| kind.as_bytes().starts_with(whole))
-        })
+        || response.extensions().get::<Bare>().is_some()
+        || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
     {
         return response;
     }

@@ -12,6 +12,7 @@
 pub mod assets;
 mod auth;
 pub mod backend;
+mod exposition;
 mod failure;
 mod form;
 mod format;

@@ -3,8 +3,8 @@
 use crate::assets;
 use crate::pages::{
     account, activity, calendar, channel, device_wizard, devices, gate, health, home, left_behind, location_new,
-    machines, notifications, restore, restore_wizard, retention, run, search, settings, storage, storage_limits,
-    task_wizard, tasks, workers,
+    machines, metrics, notifications, restore, restore_wizard, retention, run, search, settings, storage,
+    storage_limits, task_wizard, tasks, workers,
 };
 use crate::state::App;
 use axum::handler::Handler;
@@ -39,6 +39,8 @@ fn post<T: 'static, H: Handler<T, App>>(path: &'static str, permission: Permissi
 pub fn table() -> Vec<Route> {
     let mut routes = vec![
         get("/health", Public, health),
+        // By a token of its own.
+        get("/metrics", Token, metrics::metrics),
         get("/static/{version}/{*name}", Public, assets::serve),
         get("/setup", Public, gate::setup),
         post("/setup", Public, gate::set_up),
@@ -52,6 +54,8 @@ pub fn table() -> Vec<Route> {
         get("/settings", View, settings::settings),
         post("/settings/tracking", ManageServer, settings::set_sample),
         get("/settings/audit", ManageServer, settings::audit),
+        post("/settings/metrics/token", ManageServer, metrics::make),
+        post("/settings/metrics/remove", ManageServer, metrics::remove),
         get("/settings/account", View, account::account),
         post("/settings/account/password", View, account::change_password),
         get("/settings/notifications", ManageServer, notifications::list),
@@ -97,6 +101,8 @@ fn of_devices() -> Vec<Route> {
         post("/devices/{device}/certificate", ManageDevices, devices::accept_certificate),
         get("/left-behind", View, left_behind::list),
         post("/left-behind/{device}", RunTasks, left_behind::look),
+        get("/left-behind/foreign/{foreign}", RunTasks, left_behind::confirm),
+        post("/left-behind/foreign/{foreign}", RunTasks, left_behind::remove),
         get("/machines", View, machines::list),
         post("/machines", RunTasks, machines::bulk),
         get("/machines/{vm}", View, machines::one),

@@ -311,6 +311,7 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "worker-drained" => "It takes no more jobs. What it works on goes on to its end.",
         "worker-resumed" => "It takes jobs again.",
         "worker-removed" => "The worker is removed: it can reach neither the database nor a job any more.",
+        "metrics-closed" => "The token is removed. /metrics answers nobody.",
         "password-changed" => "The password is changed. Other sessions of this account have ended.",
         _ => return None,
     })

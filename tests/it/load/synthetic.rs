@@ -9,9 +9,9 @@ use domain::point::{ChangeMark, Consistency};
 use engine::{ConnectTarget, Connector};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use hypervisor::{
-    Areas, DatastoreInfo, DevicePreflight, DiskPlace, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef,
-    OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest,
-    TrackingState,
+    Areas, DatastoreInfo, DevicePreflight, DiskPlace, DiskReader, HostSnapshot, Hypervisor, Inventory, MachineInfo,
+    MachineRef, OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef,
+    SnapshotRequest, TrackingState,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,7 +128,7 @@ impl Hypervisor for Synthetic {
 
     async fn inventory(&self) -> Result<Inventory> {
         let machines = (0..self.fleet.machines).map(|number| self.info(number)).collect();
-        Ok(Inventory { machines, datastores: self.datastores().await?, networks: Vec::new() })
+        Ok(Inventory { machines, datastores: self.datastores().await?, networks: Vec::new(), snapshots: Vec::new() })
     }
 
     async fn datastores(&self) -> Result<Vec<DatastoreInfo>> {
@@ -188,6 +188,10 @@ impl Hypervisor for Synthetic {
         let standing = self.fleet.standing.lock().expect("the fleet");
         let own = |name: &String| OwnSnapshot { reference: SnapshotRef(name.clone()), name: name.clone() };
         Ok(standing.get(&self.name_of(machine)).map(own).into_iter().collect())
+    }
+
+    async fn list_snapshots(&self, _: &MachineRef) -> Result<Vec<HostSnapshot>> {
+        Ok(Vec::new())
     }
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {

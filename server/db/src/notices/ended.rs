@@ -92,6 +92,8 @@ fn title(ended: &Ended, items: &[Item]) -> String {
         _ => format!("{worst} of {jobs} machines"),
     };
     match (ended.kind, ended.state) {
+        // Nobody is told: who asked for it looks at it.
+        (RunKind::Cleanup, _) => title.clone(),
         (RunKind::Restore, JobState::Failed) => format!("{title} failed"),
         (RunKind::Restore, JobState::Warning) => format!("{title} is done, with a warning"),
         (RunKind::Restore, _) => format!("{title} is done"),

@@ -3,10 +3,12 @@
 mod choice;
 mod console;
 mod fixture;
+mod foreign;
 mod goals;
 mod hosts;
 mod journal;
 mod limits;
+mod metrics;
 mod notices;
 mod points;
 mod postgres;

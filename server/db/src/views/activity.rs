@@ -13,7 +13,7 @@ use jiff::Timestamp;
 pub struct RunFilter {
     /// `active`, `failed`, `warning`, `succeeded`, `cancelled`, or empty for all.
     pub state: String,
-    /// `backup`, `restore`, or empty.
+    /// `backup`, `restore`, `cleanup`, or empty.
     pub kind: String,
     /// Of this task only.
     pub task: Option<TaskId>,

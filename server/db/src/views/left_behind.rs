@@ -1,9 +1,12 @@
-//! What runs that broke off left on hosts: how much, and a line each.
+//! What runs that broke off left on hosts, and what other programs seem to have left: how much, and a line each.
 
 use crate::column::{Time, Word};
-use crate::ids::{DeviceId, VmId};
+use crate::foreign::stale;
+use crate::ids::{DeviceId, ForeignId, RunId, VmId};
 use crate::journal::{ChangeKind, ChangeState, left_behind};
 use crate::{Database, Result};
+use domain::foreign::{Maker, STALE_AFTER_HOURS};
+use domain::job::JobState;
 use jiff::Timestamp;
 
 /// Lines of the list, at most; the count is of all.
@@ -51,6 +54,57 @@ pub async fn left_lines(db: &Database) -> Result<Vec<LeftLine>> {
     .await?)
 }
 
+/// A snapshot that another program seems to have left.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ForeignLine {
+    /// Its id.
+    pub foreign_id: ForeignId,
+    /// Where.
+    pub device_id: DeviceId,
+    /// Its name.
+    pub device: String,
+    /// Of which machine.
+    pub vm_id: VmId,
+    /// Its name.
+    pub machine: String,
+    /// Name on the host.
+    pub name: String,
+    /// Who seems to have made it.
+    #[sqlx(try_from = "Word")]
+    pub maker: Maker,
+    /// When, by the host's clock.
+    #[sqlx(try_from = "Time")]
+    pub created_at: Timestamp,
+    /// The run that removes it, or tried to.
+    pub run_id: Option<RunId>,
+    /// How that run stands.
+    state: Option<String>,
+}
+
+impl ForeignLine {
+    /// How the run that removes it stands, or ended.
+    pub fn state(&self) -> Option<JobState> {
+        self.state.as_deref().and_then(JobState::parse)
+    }
+}
+
+/// All of them, oldest first.
+pub async fn foreign_lines(db: &Database) -> Result<Vec<ForeignLine>> {
+    Ok(sqlx::query_as(concat!(
+        "select f.foreign_id, d.device_id, d.name as device, f.vm_id, v.name as machine, f.name, f.maker, f.created_at,
+                f.run_id, r.state
+         from foreign_snapshot f join virtual_machine v using (vm_id) join device d using (device_id)
+              left join run r on r.run_id = f.run_id
+         where ",
+        stale!("$1"),
+        " order by f.created_at, f.foreign_id limit $2"
+    ))
+    .bind(STALE_AFTER_HOURS)
+    .bind(LINES_MAX)
+    .fetch_all(&db.pool)
+    .await?)
+}
+
 /// What of ours is on hosts.
 #[derive(Debug, Clone, Default)]
 pub struct LeftBehind {
@@ -60,6 +114,8 @@ pub struct LeftBehind {
     pub checked: i64,
     /// Names of those that did not.
     pub unreachable: Vec<String>,
+    /// Snapshots that other programs seem to have left. Not ours to put right.
+    pub foreign: i64,
 }
 
 /// What of ours is on hosts and should not be.
@@ -70,6 +126,13 @@ pub async fn left_behind(db: &Database) -> Result<LeftBehind> {
     ))
     .fetch_one(&db.pool)
     .await?;
+    let foreign = sqlx::query_scalar(concat!(
+        "select count(*) from foreign_snapshot f join virtual_machine v using (vm_id) join device d using (device_id) where ",
+        stale!("$1")
+    ))
+    .bind(STALE_AFTER_HOURS)
+    .fetch_one(&db.pool)
+    .await?;
     let devices: Vec<(String, bool)> = sqlx::query_as(
         "select name, synced_at is not null and sync_error is null from device where enabled order by lower(name)",
     )
@@ -77,5 +140,5 @@ pub async fn left_behind(db: &Database) -> Result<LeftBehind> {
     .await?;
     let unreachable: Vec<String> =
         devices.iter().filter(|(_, answers)| !answers).map(|(name, _)| name.clone()).collect();
-    Ok(LeftBehind { changes, checked: (devices.len() - unreachable.len()) as i64, unreachable })
+    Ok(LeftBehind { changes, checked: (devices.len() - unreachable.len()) as i64, unreachable, foreign })
 }

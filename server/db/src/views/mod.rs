@@ -9,6 +9,7 @@ mod devices;
 mod home;
 mod left_behind;
 mod machines;
+mod metrics;
 mod points;
 mod search;
 mod storage;
@@ -23,11 +24,12 @@ pub use devices::{DatastoreLine, DeviceLine, DeviceMachine, DevicePage, NetworkL
 pub use home::{
     ActiveRun, Day, HomeCounts, NextRun, Trouble, TroubleKind, active_runs, days, home_counts, next_runs, troubles,
 };
-pub use left_behind::{LeftBehind, LeftLine, left_behind, left_lines};
+pub use left_behind::{ForeignLine, LeftBehind, LeftLine, foreign_lines, left_behind, left_lines};
 pub use machines::{
     MachineDisk, MachineFilter, MachineLine, MachinePage, Protection, ProtectionCounts, machine_disks, machine_page,
     machines, protection_counts,
 };
+pub use metrics::{Metrics, RepositorySpace, TaskSuccess, metrics};
 pub use points::{
     DayOfPoints, PointLine, PointPage, RestorableMachine, point_page, points_by_day, points_of, restorable_machines,
 };

@@ -187,7 +187,7 @@ const fn undone_text(kind: ChangeKind) -> &'static str {
         ChangeKind::Snapshot => "Removed the snapshot that an earlier, broken-off attempt left on the host.",
         ChangeKind::Power => "Switched the machine on, which an earlier, broken-off attempt had shut down.",
         ChangeKind::Marks => "Let go of the change marks of an earlier, broken-off attempt.",
-        ChangeKind::Import => "Removed what an earlier, broken-off attempt left on the host.",
+        ChangeKind::Import | ChangeKind::Foreign => "Removed what an earlier, broken-off attempt left on the host.",
     }
 }
 
@@ -250,7 +250,7 @@ async fn refuse_foreign_snapshot(what: &str, host: &dyn Hypervisor, machine: &Ma
             "vm.foreign_snapshot",
             what,
             format!("The machine has the snapshot {} of another Stillframe server.", snapshot.name),
-            "Let one server back up the machine. If that server is gone, remove the snapshot in the host's console.",
+            "Let one server back up the machine. If that server is gone, remove the snapshot: once it is a day old, the page “Left behind” lists it.",
         )),
         None => Ok(()),
     }

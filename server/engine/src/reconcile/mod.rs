@@ -1,9 +1,10 @@
 //! Bringing hosts and the index back in line after anything died: no input, safe to run any number of times.
 //!
 //! Owns: what a pass over one device or one repository does.
-//! Must never: touch what a running job holds, or what is not ours.
-//! Read next: `hosts.rs`, `undo.rs`, `index.rs`.
+//! Must never: touch what a running job holds, or what is not ours and nobody asked for.
+//! Read next: `hosts.rs`, `undo.rs`, `index.rs`; `foreign.rs` for what goes only by a click.
 
+pub mod foreign;
 pub mod hosts;
 pub mod index;
 pub mod undo;

@@ -40,6 +40,7 @@ pub async fn undo(core: &Core, host: &dyn Hypervisor, change: &Change) -> Result
         ChangeKind::Import => host.remove_half_made(&change.token).await.map(|()| Undone::Removed).map_err(of_host),
         ChangeKind::Power => undo_power(core, host, change, &what).await,
         ChangeKind::Marks => undo_marks(core, host, change, &what).await,
+        ChangeKind::Foreign => foreign_stands(host, change).await.map_err(of_host),
     };
     let closed = match undone {
         Ok(Undone::MayAppear) => return Ok(Undone::MayAppear),
@@ -75,6 +76,18 @@ async fn undo_snapshot(core: &Core, host: &dyn Hypervisor, change: &Change) -> R
     }
     host.remove_snapshot(&machine, &found.reference).await?;
     Ok(Undone::Removed)
+}
+
+/// What another program left is not for a pass to remove: the entry says from now on what became of it.
+async fn foreign_stands(host: &dyn Hypervisor, change: &Change) -> Result<Undone, HostError> {
+    let Some(machine) = change.machine_ref.clone().map(MachineRef) else { return Ok(Undone::Absent) };
+    let all = match host.list_snapshots(&machine).await {
+        Ok(all) => all,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(Undone::Absent),
+        Err(error) => return Err(error),
+    };
+    let stands = all.iter().any(|snapshot| Some(&snapshot.reference.0) == change.object_ref.as_ref());
+    Ok(if stands { Undone::Kept } else { Undone::Absent })
 }
 
 fn may_still_appear(core: &Core, change: &Change) -> bool {
@@ -142,7 +155,7 @@ async fn undo_unheard(
     let hinders = |other: &Change| match other.kind {
         ChangeKind::Snapshot => other.job_id == change.job_id,
         ChangeKind::Marks => other.owner_alive,
-        ChangeKind::Import | ChangeKind::Power => false,
+        ChangeKind::Import | ChangeKind::Power | ChangeKind::Foreign => false,
     };
     if others.iter().any(|other| other.vm_id == Some(vm_id) && hinders(other)) {
         return Ok(Undone::MayAppear);
@@ -180,7 +193,7 @@ async fn is_committed(core: &Core, change: &Change, point: PointId, what: &str) 
 /// For a job's log.
 pub fn undone_text(change: &Change) -> String {
     match change.kind {
-        ChangeKind::Snapshot | ChangeKind::Import => format!("Removed {}.", change.token),
+        ChangeKind::Snapshot | ChangeKind::Import | ChangeKind::Foreign => format!("Removed {}.", change.token),
         ChangeKind::Power => {
             format!("Switched {} on: a backup that broke off had shut it down.", machine_of(change))
         }
@@ -198,6 +211,9 @@ fn describe(change: &Change) -> String {
     match change.kind {
         ChangeKind::Snapshot => format!("The snapshot {} of a backup that died could not be removed.", change.token),
         ChangeKind::Import => "The half-made machine of a restore that died could not be removed.".to_owned(),
+        ChangeKind::Foreign => {
+            format!("What became of a snapshot of {machine} that another program left could not be looked at.")
+        }
         ChangeKind::Power => {
             format!("{machine}, which a backup that broke off had shut down, could not be switched on.")
         }

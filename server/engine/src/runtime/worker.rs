@@ -156,6 +156,7 @@ fn handle(ctx: &JobContext) -> BoxFuture<'_, Result<Outcome, JobError>> {
         JobKind::Verify => verify::run(ctx).boxed(),
         JobKind::Collect => collect::run(ctx).boxed(),
         JobKind::Retain => retain::run(ctx).boxed(),
+        JobKind::Cleanup => reconcile::foreign::run(ctx).boxed(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! All machines, datastores and networks of a host.
 
-use super::machine::{CONFIG_PATHS, STATE_PATHS, machine_info};
+use super::machine::{CONFIG_PATHS, STATE_PATHS, machine_info, snapshots};
 use super::property::{Object, of_all, of_object};
 use super::session::Vim;
 use super::soap::CallError;
@@ -33,8 +33,13 @@ pub(super) async fn inventory(vim: &dyn Vim) -> Result<Inventory, CallError> {
     let networks = found
         .iter()
         .filter(|object| !matches!(object.reference.kind.as_str(), "VirtualMachine" | "Datastore" | "Folder"));
+    let snapshots = of_kind("VirtualMachine").flat_map(|object| {
+        let machine = MachineRef(object.reference.value.clone());
+        snapshots(object).into_iter().map(move |snapshot| snapshot.on(&machine))
+    });
     Ok(Inventory {
         machines: machines.collect(),
+        snapshots: snapshots.collect(),
         networks: networks
             .map(|object| NetworkInfo {
                 reference: object.reference.value.clone(),

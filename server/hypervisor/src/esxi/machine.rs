@@ -2,8 +2,9 @@
 
 use super::property::Object;
 use super::xml::Node;
-use crate::{DiskPlace, Finding, MachineInfo, MachineRef, OWN_SNAPSHOT_PREFIX, Severity};
+use crate::{DiskPlace, Finding, HostSnapshot, MachineInfo, MachineRef, OWN_SNAPSHOT_PREFIX, Severity, SnapshotRef};
 use domain::machine::{Controller, ControllerKind, DiskConfig, Firmware, MachineConfig, NetworkAdapter, PowerState};
+use jiff::Timestamp;
 
 /// Devices of one machine.
 const MAX_DEVICES: usize = 1000;
@@ -119,7 +120,7 @@ pub(super) fn power_state(object: &Object) -> PowerState {
     }
 }
 
-/// All snapshots as (reference, name), parents before children.
+/// All snapshots, parents before children.
 pub(super) fn snapshots(object: &Object) -> Vec<SnapshotNode> {
     let mut found = Vec::new();
     let mut open: Vec<&Node> =
@@ -130,6 +131,7 @@ pub(super) fn snapshots(object: &Object) -> Vec<SnapshotNode> {
                 reference: reference.value,
                 name: node.text_at(&["name"]).unwrap_or_default().to_owned(),
                 quiesced: node.is_true_at(&["quiesced"]),
+                created_at: node.text_at(&["createTime"]).and_then(|time| time.trim().parse().ok()),
             });
         }
         open.extend(node.all("childSnapshotList"));
@@ -143,6 +145,19 @@ pub(super) struct SnapshotNode {
     pub reference: String,
     pub name: String,
     pub quiesced: bool,
+    pub created_at: Option<Timestamp>,
+}
+
+impl SnapshotNode {
+    pub(super) fn on(self, machine: &MachineRef) -> HostSnapshot {
+        HostSnapshot {
+            machine: machine.clone(),
+            reference: SnapshotRef(self.reference),
+            name: self.name,
+            created_at: self.created_at,
+            is_recovery: false,
+        }
+    }
 }
 
 fn state_findings(object: &Object, config: &MachineConfig, details: &[DiskDetail]) -> Vec<Finding> {

@@ -33,8 +33,9 @@ pub use transport::Timeouts;
 
 use crate::tls::Pin;
 use crate::{
-    DatastoreInfo, DevicePreflight, DiskReader, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
-    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    DatastoreInfo, DevicePreflight, DiskReader, HostSnapshot, Hypervisor, Inventory, MachineInfo, MachineRef,
+    OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest,
+    TrackingState,
 };
 use async_trait::async_trait;
 use domain::point::ChangeMark;
@@ -136,6 +137,10 @@ impl Hypervisor for EsxiHost {
 
     async fn list_own_snapshots(&self, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
         snapshot::list_own(self.session.as_ref(), machine).await
+    }
+
+    async fn list_snapshots(&self, machine: &MachineRef) -> Result<Vec<HostSnapshot>> {
+        snapshot::list(self.session.as_ref(), machine).await
     }
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {

@@ -11,8 +11,8 @@ use super::soap::{CallError, Request};
 use super::task;
 use super::xml::MoRef;
 use crate::{
-    ErrorKind, HostError, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Quiesce, Result, Snapshot, SnapshotRef,
-    SnapshotRequest,
+    ErrorKind, HostError, HostSnapshot, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Quiesce, Result, Snapshot,
+    SnapshotRef, SnapshotRequest,
 };
 use domain::machine::PowerState;
 use domain::point::Consistency;
@@ -130,6 +130,15 @@ pub(super) async fn list_own(vim: &dyn Vim, machine: &MachineRef) -> Result<Vec<
             .filter(|snapshot| snapshot.name.starts_with(OWN_SNAPSHOT_PREFIX))
             .map(|snapshot| OwnSnapshot { reference: SnapshotRef(snapshot.reference), name: snapshot.name })
             .collect()),
+        Err(error) if error.is_fault("ManagedObjectNotFound") => Ok(Vec::new()),
+        Err(error) => Err(error.during(vim.host(), format!("list the snapshots of machine {}", machine.0))),
+    }
+}
+
+/// All snapshots of a machine; none of one that is gone.
+pub(super) async fn list(vim: &dyn Vim, machine: &MachineRef) -> Result<Vec<HostSnapshot>> {
+    match tree(vim, machine).await {
+        Ok(tree) => Ok(tree.into_iter().map(|snapshot| snapshot.on(machine)).collect()),
         Err(error) if error.is_fault("ManagedObjectNotFound") => Ok(Vec::new()),
         Err(error) => Err(error.during(vim.host(), format!("list the snapshots of machine {}", machine.0))),
     }

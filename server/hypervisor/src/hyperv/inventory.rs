@@ -1,11 +1,12 @@
 //! All machines, volumes and switches of a host.
 
-use super::machine::{Facts, disk_rows, machine_info, machines, why};
+use super::machine::{Facts, disk_rows, is_checkpoint, machine_info, machines, why};
 use super::model::{Rows, is_machine};
+use super::recovery::checkpoint;
 use super::tracking::disk_facts;
 use super::wire::{CallError, Fault, Wsman};
 use super::wmi::{Instance, Namespace, query};
-use crate::{DatastoreInfo, Inventory, MachineInfo, MachineRef, NetworkInfo};
+use crate::{DatastoreInfo, HostSnapshot, Inventory, MachineInfo, MachineRef, NetworkInfo};
 use futures_util::StreamExt as _;
 use std::collections::BTreeSet;
 
@@ -25,12 +26,23 @@ pub(super) async fn inventory(wsman: &dyn Wsman) -> Result<Inventory, CallError>
     Ok(Inventory {
         machines,
         datastores: volumes(wsman).await?,
+        snapshots: snapshots(&rows),
         networks: rows
             .switches
             .iter()
             .map(|row| NetworkInfo { reference: row.word("Name").to_owned(), name: row.word("ElementName").to_owned() })
             .collect(),
     })
+}
+
+/// Checkpoints of all machines.
+fn snapshots(rows: &Rows) -> Vec<HostSnapshot> {
+    let checkpoints = rows.settings.iter().filter(|row| is_checkpoint(row));
+    let of_machine = checkpoints.filter_map(|row| {
+        let system = rows.system(row.word("VirtualSystemIdentifier"))?;
+        Some(checkpoint(row, &MachineRef(system.word("Name").to_owned())))
+    });
+    of_machine.collect()
 }
 
 pub(super) async fn machine(wsman: &dyn Wsman, machine: &MachineRef) -> Result<MachineInfo, CallError> {

@@ -31,8 +31,9 @@ pub use wire::{Timeouts, Transport};
 
 use self::bytes::{Files, ShareFiles};
 use crate::{
-    DatastoreInfo, DevicePreflight, DiskReader, FullReads, Hypervisor, Inventory, MachineInfo, MachineRef, OwnSnapshot,
-    RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef, SnapshotRequest, TrackingState,
+    DatastoreInfo, DevicePreflight, DiskReader, FullReads, HostSnapshot, Hypervisor, Inventory, MachineInfo,
+    MachineRef, OwnSnapshot, RestoreRequest, RestoreTarget, Result, Sealed, ShutDown, Snapshot, SnapshotRef,
+    SnapshotRequest, TrackingState,
 };
 use async_trait::async_trait;
 use domain::point::ChangeMark;
@@ -149,6 +150,10 @@ impl Hypervisor for HyperVHost {
 
     async fn list_own_snapshots(&self, machine: &MachineRef) -> Result<Vec<OwnSnapshot>> {
         recovery::list_own(self.wsman.as_ref(), machine).await
+    }
+
+    async fn list_snapshots(&self, machine: &MachineRef) -> Result<Vec<HostSnapshot>> {
+        recovery::list(self.wsman.as_ref(), machine).await
     }
 
     async fn open_disks(&self, machine: &MachineRef, snapshot: &Snapshot) -> Result<Vec<Arc<dyn DiskReader>>> {

@@ -10,7 +10,9 @@ use super::model::{RECOVERY_CHECKPOINT, Rows, SETTINGS, all, is_of};
 use super::snapshot::{error, remove_when_free};
 use super::wire::{CallError, Wsman};
 use super::wmi::{Instance, Reference, is_running};
-use crate::{ErrorKind, Finding, HostError, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Result, SnapshotRef};
+use crate::{
+    ErrorKind, Finding, HostError, HostSnapshot, MachineRef, OWN_SNAPSHOT_PREFIX, OwnSnapshot, Result, SnapshotRef,
+};
 use std::collections::BTreeSet;
 use tokio::time::Instant;
 
@@ -174,6 +176,24 @@ pub(super) async fn list_own(wsman: &dyn Wsman, machine: &MachineRef) -> Result<
         found.map_err(|error| error.during(wsman.host(), format!("list the checkpoints of machine {}", machine.0)))?;
     let own = found.into_iter().filter(|row| row.word("ElementName").starts_with(OWN_SNAPSHOT_PREFIX));
     Ok(own.map(|row| OwnSnapshot { reference: reference_of(&row), name: row.word("ElementName").to_owned() }).collect())
+}
+
+/// All checkpoints of a machine.
+pub(super) async fn list(wsman: &dyn Wsman, machine: &MachineRef) -> Result<Vec<HostSnapshot>> {
+    let found = checkpoints(wsman, machine).await;
+    let found =
+        found.map_err(|error| error.during(wsman.host(), format!("list the checkpoints of machine {}", machine.0)))?;
+    Ok(found.iter().map(|row| checkpoint(row, machine)).collect())
+}
+
+pub(super) fn checkpoint(row: &Instance, machine: &MachineRef) -> HostSnapshot {
+    HostSnapshot {
+        machine: machine.clone(),
+        reference: reference_of(row),
+        name: row.word("ElementName").to_owned(),
+        created_at: row.time("CreationTime"),
+        is_recovery: row.word("VirtualSystemType") == RECOVERY_CHECKPOINT,
+    }
 }
 
 /// Checkpoints of backups that are not known to be ours, for a machine's findings.

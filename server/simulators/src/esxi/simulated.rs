@@ -225,6 +225,27 @@ impl SimulatedHost {
         Ok(id)
     }
 
+    /// A snapshot of that name and age, as another program's backup leaves it; answers its id.
+    pub fn leave_snapshot(&self, name: &str, snapshot: &str, age: Duration) -> Result<String, SimulatorError> {
+        let mut id = String::new();
+        self.change(name, "snapshot", |_, machine| {
+            let created = now().checked_sub(age).map_err(|_| SoapFault::invalid_argument("age"))?;
+            let number = machine.create_snapshot(snapshot, "", false, created)?;
+            id = machine.snapshot_ref(number).id;
+            Ok(())
+        })?;
+        Ok(id)
+    }
+
+    /// Somebody gives a snapshot another name.
+    pub fn rename_snapshot(&self, name: &str, from: &str, to: &str) -> Result<(), SimulatorError> {
+        self.change(name, "rename", |_, machine| {
+            let found = machine.snapshots.iter_mut().find(|snapshot| snapshot.name == from);
+            to.clone_into(&mut found.ok_or_else(|| SoapFault::invalid_argument("snapshot"))?.name);
+            Ok(())
+        })
+    }
+
     /// Goes back to a snapshot by name, which starts change tracking over and leaves the machine off.
     pub fn revert(&self, name: &str, snapshot: &str) -> Result<(), SimulatorError> {
         self.change(name, "revert", |_, machine| {

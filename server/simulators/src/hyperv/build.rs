@@ -50,7 +50,7 @@ fn machine(host: &Host, spec: &MachineSpec) -> Result<(), SimulatorError> {
     let id = machine.id;
     host.change(|state| state.machines.push(machine))?;
     for name in &spec.checkpoints {
-        snapshots::make_named(host, id, name, false).map_err(refused("checkpoint", &spec.name))?;
+        snapshots::make_named(host, id, name, false).map(drop).map_err(refused("checkpoint", &spec.name))?;
     }
     power::set(host, id, spec.on).map_err(refused("power on", &spec.name))
 }

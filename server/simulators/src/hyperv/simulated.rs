@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use super::model::value::Value;
 use super::samba::{Samba, SambaOptions};
 use super::wire::server;
 use crate::SimulatorError;
-use crate::state::take_lock;
+use crate::state::{now, take_lock};
 use crate::tls::Identity;
 
 /// A running simulated host. Dropping it stops it; what it holds on disk stays.
@@ -168,12 +169,29 @@ impl SimulatedHost {
 
     /// Another program's backup makes its checkpoint.
     pub fn make_foreign_checkpoint(&self, machine: &str, name: &str) -> Result<(), SimulatorError> {
+        self.leave_checkpoint(machine, name, true, Duration::ZERO)
+    }
+
+    /// A checkpoint of that name and age, as another program's backup leaves it (`recovery`), or as a user made it.
+    pub fn leave_checkpoint(
+        &self,
+        machine: &str,
+        name: &str,
+        recovery: bool,
+        age: Duration,
+    ) -> Result<(), SimulatorError> {
+        let refused =
+            |reason: String| SimulatorError::Refused { operation: "checkpoint", machine: machine.to_owned(), reason };
         let id = self.find(machine)?;
-        snapshots::make_named(&self.host, id, name, true).map_err(|error| SimulatorError::Refused {
-            operation: "checkpoint",
-            machine: machine.to_owned(),
-            reason: error.description,
-        })
+        let made = snapshots::make_named(&self.host, id, name, recovery);
+        let snapshot = made.map_err(|error| refused(error.description))?;
+        let created = now().checked_sub(age).map_err(|error| refused(error.to_string()))?;
+        let changed = self.host.change_machine(id, |machine| {
+            if let Some(known) = machine.snapshots.iter_mut().find(|known| known.id == snapshot) {
+                known.created = created;
+            }
+        });
+        changed.map(drop)
     }
 
     /// SHA-256 of its certificate.

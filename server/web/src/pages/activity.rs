@@ -10,6 +10,7 @@ use crate::state::App;
 use crate::ui::{self, Tone};
 use askama::Template;
 use axum::extract::State;
+use db::RunKind;
 use db::views::{self, RunFilter, RunLine, Slice};
 use jiff::Timestamp;
 
@@ -33,6 +34,15 @@ struct List {
     pager: Pager,
 }
 
+/// What a run is, in a word.
+pub fn kind_word(kind: impl Of<RunKind>) -> &'static str {
+    match kind.value() {
+        RunKind::Backup => "backup",
+        RunKind::Restore => "restore",
+        RunKind::Cleanup => "removal",
+    }
+}
+
 /// How long something took.
 pub fn took(from: impl Of<Timestamp>, to: impl Of<Timestamp>) -> String {
     let (from, to) = (from.value(), to.value());
@@ -46,7 +56,7 @@ pub async fn list(State(app): State<App>, session: Session, fields: Fields) -> R
     };
     let filter = RunFilter {
         state: pick("state", &STATES.map(|state| state.0)),
-        kind: pick("kind", &["backup", "restore"]),
+        kind: pick("kind", &["backup", "restore", "cleanup"]),
         task: fields.get("task").parse().ok(),
         page: page_number(&fields),
     };

@@ -15,6 +15,7 @@ pub mod home;
 pub mod left_behind;
 pub mod location_new;
 pub mod machines;
+pub mod metrics;
 pub mod notifications;
 pub mod restore;
 pub mod restore_wizard;

@@ -203,6 +203,7 @@ impl JobPart {
                 format!("{}{speed}", format::bytes_of(job.bytes_done, job.bytes_total))
             }
             JobState::Failed | JobState::Cancelled if job.bytes_done == 0 => String::new(),
+            _ if self.kind == RunKind::Cleanup => String::new(),
             _ if self.kind == RunKind::Backup => {
                 format!("{} read, {} stored", format::bytes(job.bytes_done), format::bytes(job.bytes_stored))
             }
@@ -241,7 +242,11 @@ impl JobPart {
     }
 
     fn verb(&self) -> &'static str {
-        if self.kind == RunKind::Backup { "backed up" } else { "restored" }
+        match self.kind {
+            RunKind::Backup => "backed up",
+            RunKind::Restore => "restored",
+            RunKind::Cleanup => "cleaned up",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Facts and limits of the server, and who changed what.
 
 use super::devices::record;
+use super::metrics::{self, MetricsToken};
 use super::{form_again, go, page};
 use crate::auth::{SESSION_ABSOLUTE, SESSION_IDLE, Session};
 use crate::failure::Result;
@@ -27,6 +28,8 @@ struct Server {
     fingerprint: Option<String>,
     /// Of what tracking calls unchanged, so many of a thousand cells are read.
     sample: String,
+    /// What opens the figures for Prometheus.
+    metrics: Option<MetricsToken>,
     problems: Problems,
 }
 
@@ -60,9 +63,10 @@ async fn server(app: &App, session: &Session, sample: String, problems: Problems
     let may_see = session.role.allows(Permission::ManageServer);
     let accounts = if may_see { app.db().accounts().await? } else { Vec::new() };
     let facts = if may_see { app.given.facts.clone() } else { Vec::new() };
+    let metrics = if may_see { metrics::stored(app).await? } else { None };
     let fingerprint = app.given.certificate_sha256.map(ui::fingerprint);
     let shell = Shell::new(app, session, Section::Settings, "Settings").await?;
-    Ok(Server { shell, facts, accounts, fingerprint, sample, problems })
+    Ok(Server { shell, facts, accounts, fingerprint, sample, metrics, problems })
 }
 
 impl Server {

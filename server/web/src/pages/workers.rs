@@ -3,7 +3,7 @@
 use super::devices::record;
 use super::{go, page};
 use crate::auth::{Session, tokens};
-use crate::failure::{Failure, Result};
+use crate::failure::{Bare, Failure, Result};
 use crate::format;
 use crate::shell::{Section, Shell};
 use crate::state::App;
@@ -190,7 +190,11 @@ const COMING_BYTES_MAX: usize = 4096;
 /// `POST /worker/enrol`, by a worker and no browser: `Authorization: Bearer TOKEN`, `{"name": …}` in, [`db::Enrolment`] as
 /// JSON out.
 pub async fn enrol(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Response {
-    let said = |status: StatusCode, error: &str| (status, axum::Json(json!({ "error": error }))).into_response();
+    let said = |status: StatusCode, error: &str| {
+        let mut response = (status, axum::Json(json!({ "error": error }))).into_response();
+        response.extensions_mut().insert(Bare);
+        response
+    };
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
         return said(StatusCode::UNAUTHORIZED, &db::Error::WorkerToken.to_string());

@@ -2,8 +2,10 @@
 
 mod auth;
 mod choice;
+mod foreign;
 mod hyperv;
 mod limits;
+mod metrics;
 mod notifications;
 mod pages;
 mod permissions;

@@ -21,6 +21,7 @@ fn address(path: &str) -> String {
         .replace("{run}", "4711")
         .replace("{channel}", "4711")
         .replace("{worker}", "4711")
+        .replace("{foreign}", "4711")
 }
 
 #[tokio::test]

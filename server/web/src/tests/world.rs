@@ -269,6 +269,7 @@ impl World {
                 accessible: true,
             }],
             networks: vec![NetworkInput { reference: "net-1".to_owned(), name: "VM Network".to_owned() }],
+            ..InventoryInput::default()
         };
         self.db().apply_inventory(device, &input).await.unwrap();
     }
@@ -399,6 +400,16 @@ pub fn blocker(message: &str) -> Finding {
 impl Client {
     pub async fn get(&mut self, path: &str) -> Answer {
         self.send(Request::get(path)).await
+    }
+
+    /// With one more header.
+    pub async fn get_with(&mut self, path: &str, name: header::HeaderName, value: Option<&str>) -> Answer {
+        let builder = Request::get(path);
+        self.send(match value {
+            Some(value) => builder.header(name, value),
+            None => builder,
+        })
+        .await
     }
 
     async fn send(&mut self, builder: axum::http::request::Builder) -> Answer {

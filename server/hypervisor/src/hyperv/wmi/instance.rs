@@ -1,12 +1,17 @@
 //! Instances as answers carry them, and references to them.
 
 use crate::hyperv::wire::Node;
+use jiff::Timestamp;
+use jiff::tz::Offset;
 use std::collections::BTreeMap;
 
 /// Properties of one instance.
 const MAX_PROPERTIES: usize = 1000;
 /// Selectors of one reference.
 const MAX_SELECTORS: usize = 16;
+/// `yyyymmddHHMMSS`; after it `.mmmmmm`, and the zone from here on.
+const CIM_DIGITS: usize = 14;
+const CIM_ZONE_AT: usize = 21;
 /// How Windows wraps dates within a property.
 const DATE_ELEMENTS: [&str; 4] = ["Datetime", "Interval", "CIM_DateTime", "Date"];
 
@@ -105,6 +110,13 @@ impl Instance {
         self.text(name).is_some_and(|text| text.eq_ignore_ascii_case("true"))
     }
 
+    /// A moment, as WS-Management writes it (`2026-01-02T03:04:05Z`) or as CIM does (`20260102030405.000000+060`, the
+    /// last three digits being minutes).
+    pub(in crate::hyperv) fn time(&self, name: &str) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        text.parse().ok().or_else(|| cim_time(text))
+    }
+
     /// All values of an array.
     pub(in crate::hyperv) fn list(&self, name: &str) -> Vec<&str> {
         let items = self.properties.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -126,6 +138,14 @@ impl Instance {
     pub(in crate::hyperv) fn instance_id(&self) -> &str {
         self.word("InstanceID")
     }
+}
+
+fn cim_time(text: &str) -> Option<Timestamp> {
+    let (local, zone) = (text.get(..CIM_DIGITS)?, text.get(CIM_ZONE_AT..)?);
+    let minutes: i32 = zone.parse().ok()?;
+    let offset = Offset::from_seconds(minutes.checked_mul(60)?).ok()?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", local).ok()?;
+    offset.to_timestamp(time).ok()
 }
 
 fn item(node: &Node) -> Item {
@@ -168,6 +188,18 @@ mod tests {
         assert_eq!(instance.numbers("State"), Some(vec![2]));
         assert_eq!(instance.numbers("Notes"), None);
         assert_eq!(instance.text("Since"), Some("2026-01-02T03:04:05Z"));
+        assert_eq!(instance.time("Since"), Some("2026-01-02T03:04:05Z".parse().unwrap()));
+        for (text, time) in [
+            ("20260102030405.000000+000", Some("2026-01-02T03:04:05Z")),
+            ("20260102030405.123456+060", Some("2026-01-02T02:04:05Z")),
+            ("20260102030405.123456-300", Some("2026-01-02T08:04:05Z")),
+            ("00000000000000.000000:000", None),
+            ("2026", None),
+            ("yesterday", None),
+        ] {
+            let instance = Instance::of("Msvm_X", &[("At", text)]);
+            assert_eq!(instance.time("At"), time.map(|time| time.parse().unwrap()), "{text}");
+        }
         let job = instance.reference("Job").unwrap();
         assert_eq!((job.resource.as_str(), job.selector("instanceid")), ("P/Msvm_StorageJob", Some("J-1")));
     }

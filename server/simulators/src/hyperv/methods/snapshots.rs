@@ -115,10 +115,10 @@ fn make(host: &Host, machine: &Machine, plan: &Plan) -> Result<Uuid, JobError> {
     if there { Ok(id) } else { Err(gone()) }
 }
 
-/// Makes a checkpoint of that name, a user's or that of another program's backup.
-pub(crate) fn make_named(host: &Host, machine: Uuid, name: &str, recovery: bool) -> Result<(), JobError> {
+/// Makes a checkpoint of that name, a user's or that of another program's backup; says which.
+pub(crate) fn make_named(host: &Host, machine: Uuid, name: &str, recovery: bool) -> Result<Uuid, JobError> {
     let plan = Plan { recovery, consistency: CRASH, leaves_out: true, name: Some(name.to_owned()) };
-    make(host, &host.machine(machine).ok_or_else(gone)?, &plan).map(drop)
+    make(host, &host.machine(machine).ok_or_else(gone)?, &plan)
 }
 
 /// The checkpoint a call is about.
