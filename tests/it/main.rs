@@ -17,6 +17,7 @@ mod load;
 mod main_job;
 mod marks;
 mod notices;
+mod quiesce;
 mod retention;
 mod rig;
 mod room;

@@ -53,7 +53,9 @@ pub trait Hypervisor: Send + Sync {
     async fn enable_tracking(&self, machine: &MachineRef) -> Result<TrackingState>;
 
     /// Makes a snapshot without memory and waits for it. `name` is ours and unique, so that a snapshot whose answer was
-    /// lost can be found again by [`Hypervisor::list_own_snapshots`].
+    /// lost can be found again by [`Hypervisor::list_own_snapshots`]. Under [`Quiesce::Require`] a guest that could not be
+    /// quiesced is an error, and no snapshot stays; what the host made and did not quiesce without a word is answered, and for
+    /// the caller to refuse.
     async fn create_snapshot(&self, machine: &MachineRef, request: &SnapshotRequest) -> Result<Snapshot>;
 
     /// What a later run needs to ask what changed since this snapshot, one mark for each disk whose changes are tracked.

@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     pub nics: Vec<Nic>,
     pub tracking: bool,
     pub writes: Option<GuestWrites>,
+    pub tools: bool,
     pub importing: bool,
 }
 
@@ -124,6 +125,7 @@ fn assemble(host: &Host, plan: Plan, folder: String, dir: &Path, stem: String) -
         next_snapshot: 1,
         consolidation_needed: false,
         writes: plan.writes,
+        tools: plan.tools,
         importing: plan.importing,
         busy: None,
         leased: false,
@@ -285,6 +287,7 @@ fn plan_of(host: &Host, spec: &MachineSpec, sizes: &[u64]) -> Result<Plan, Simul
         nics: nics.collect(),
         tracking: false,
         writes: spec.writes,
+        tools: spec.tools,
         importing: false,
     })
 }
@@ -343,6 +346,7 @@ pub(crate) fn from_config_spec(host: &Host, spec: ConfigSpec, importing: bool) -
         nics,
         tracking: spec.tracking.unwrap_or(false),
         writes: None,
+        tools: true,
         importing,
     };
     create(host, plan)

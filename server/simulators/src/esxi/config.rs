@@ -138,6 +138,8 @@ pub struct MachineSpec {
     pub tracking: bool,
     /// Datastore by name; the host's first when unset.
     pub datastore: Option<String>,
+    /// VMware Tools run in the guest while it runs.
+    pub tools: bool,
 }
 
 impl MachineSpec {
@@ -157,6 +159,7 @@ impl MachineSpec {
             snapshots: Vec::new(),
             tracking: false,
             datastore: None,
+            tools: true,
         }
     }
 }

@@ -80,8 +80,9 @@ fn runtime(machine: &Machine) -> Object {
 
 fn guest(machine: &Machine) -> Object {
     let running = machine.running();
-    let tools = if running { "toolsOk" } else { "toolsNotRunning" };
-    let state = if running { "guestToolsRunning" } else { "guestToolsNotRunning" };
+    let with_tools = running && machine.tools;
+    let tools = if with_tools { "toolsOk" } else { "toolsNotRunning" };
+    let state = if with_tools { "guestToolsRunning" } else { "guestToolsNotRunning" };
     Object::new("GuestInfo")
         .with("toolsStatus", Value::enumeration("VirtualMachineToolsStatus", tools))
         .with("toolsVersionStatus2", "guestToolsUnmanaged")

@@ -196,6 +196,14 @@ impl SimulatedHost {
         })
     }
 
+    /// VMware Tools are started or stopped in the guest.
+    pub fn set_tools(&self, name: &str, tools: bool) -> Result<(), SimulatorError> {
+        self.change(name, "set the tools of", |_, machine| {
+            machine.tools = tools;
+            Ok(())
+        })
+    }
+
     /// Deletes a machine and its files, whatever state it is in.
     pub fn destroy(&self, name: &str) -> Result<(), SimulatorError> {
         let shared = self.find(name)?;
