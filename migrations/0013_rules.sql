@@ -4,3 +4,7 @@ alter table backup_task
     drop constraint backup_task_quiesce_check,
     -- domain::Quiesce.
     add constraint backup_task_quiesce_check check (quiesce in ('require', 'prefer', 'off'));
+
+-- domain::Tags, each once and in order: the operators' own, which no inventory changes.
+alter table virtual_machine add column tags text[] not null default '{}' check (cardinality(tags) <= 20);
+create index virtual_machine_tags on virtual_machine using gin (tags);

@@ -16,6 +16,9 @@ use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use std::collections::{HashMap, HashSet};
 
+/// A machine that vanished and comes back within this time has its tags still.
+const TAGS_KEPT_DAYS: i32 = 30;
+
 /// All that a device holds, as the host reports it.
 #[derive(Debug, Clone, Default)]
 pub struct InventoryInput {
@@ -426,6 +429,7 @@ async fn mark_missing(
     .await?;
     changes.forgotten = sqlx::query_scalar(
         "delete from virtual_machine v where device_id = $1 and missing_since is not null
+             and (tags = '{}' or missing_since < now() - make_interval(days => $2))
              and not exists (select from restore_point p where p.vm_id = v.vm_id)
              and not exists (select from backup_task_machine m join backup_task t using (task_id)
                              where m.vm_id = v.vm_id and t.deleted_at is null)
@@ -433,6 +437,7 @@ async fn mark_missing(
          returning name",
     )
     .bind(device_id)
+    .bind(TAGS_KEPT_DAYS)
     .fetch_all(&mut **transaction)
     .await?;
     Ok(())

@@ -37,6 +37,11 @@ pub enum Rule {
         /// The device's id.
         device_id: i64,
     },
+    /// It has this tag.
+    Tag {
+        /// As [`crate::tag::Tag`] writes it.
+        tag: String,
+    },
 }
 
 /// What rules look at.
@@ -48,6 +53,8 @@ pub struct Facts<'a> {
     pub folder: &'a str,
     /// Its device.
     pub device_id: i64,
+    /// Its tags.
+    pub tags: &'a [String],
 }
 
 /// A disk that is left out of backups.
@@ -78,6 +85,7 @@ impl Rule {
                 !path.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Device { device_id } => *device_id == machine.device_id,
+            Self::Tag { tag } => machine.tags.contains(tag),
         }
     }
 }
@@ -122,7 +130,7 @@ mod tests {
     }
 
     fn machine<'a>(name: &'a str, folder: &'a str) -> Facts<'a> {
-        Facts { name, folder, device_id: 1 }
+        Facts { name, folder, device_id: 1, tags: &[] }
     }
 
     /// The plain definition.
@@ -169,6 +177,17 @@ mod tests {
         assert!(!choice.takes(machine("db-01", "Test/Old")));
         assert!(!choice.takes(Facts { device_id: 2, ..machine("web-01", "") }));
         assert!(!Choice::default().takes(machine("web-01", "")), "without rules nothing joins");
+    }
+
+    #[test]
+    fn a_tag_takes_in_or_out_whatever_the_name() {
+        let tag = |tag: &str| Rule::Tag { tag: tag.to_owned() };
+        let tags = ["gold".to_owned(), "web".to_owned()];
+        let tagged = Facts { tags: &tags, ..machine("web-01", "") };
+        assert!(tag("gold").fits(tagged) && !tag("go").fits(tagged) && !tag("gold").fits(machine("gold", "gold")));
+        let choice = Choice { rules: vec![name("*")], exceptions: vec![tag("web")] };
+        assert!(!choice.takes(tagged) && choice.takes(machine("web-01", "")));
+        assert_eq!(serde_json::to_value(tag("gold")).unwrap(), serde_json::json!({ "by": "tag", "tag": "gold" }));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The words and rules of Stillframe, without any input or output.
 //!
-//! Owns: extents, machine descriptions, modes, choices of machines, findings, schedules, retention, samples, limits of speed, job
+//! Owns: extents, machine descriptions, modes, choices of machines, tags, findings, schedules, retention, samples, limits of speed, job
 //! states and errors, notices, permissions, the clock trait.
 //! Must never: open a file or socket, read the clock, or know SQL, HTTP or a host's protocol.
 
@@ -19,6 +19,7 @@ pub mod point;
 pub mod retention;
 pub mod sampling;
 pub mod schedule;
+pub mod tag;
 
 pub use clock::{Clock, SystemClock};
 pub use extent::Extent;

@@ -15,4 +15,5 @@ mod retention;
 mod runs;
 mod schedules;
 mod sealed;
+mod tags;
 mod tasks;
