@@ -43,8 +43,10 @@ pub struct MachineInput {
     pub guest_name: String,
     /// First address of the guest.
     pub guest_address: Option<String>,
-    /// Folder or pool path.
+    /// Folder path.
     pub folder: String,
+    /// Path of its resource pool; empty where there is none.
+    pub pool: String,
     /// All disks, also those that cannot be backed up.
     pub disks: Vec<DiskInput>,
     /// Change tracking is switched on.
@@ -133,8 +135,10 @@ pub struct Machine {
     pub guest_name: String,
     /// First address of the guest.
     pub guest_address: Option<String>,
-    /// Folder or pool path.
+    /// Folder path.
     pub folder: String,
+    /// Path of its resource pool; empty where there is none.
+    pub pool: String,
     /// Virtual processors.
     #[sqlx(try_from = "i32")]
     pub processors: u32,
@@ -366,13 +370,13 @@ async fn upsert_machine(
 ) -> Result<()> {
     let vm_id: VmId = sqlx::query_scalar(
         "insert into virtual_machine (device_id, instance_uuid, reference, name, power, guest_name, guest_address,
-             folder, processors, memory_mib, config, tracking_enabled, findings)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             folder, processors, memory_mib, config, tracking_enabled, findings, pool)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          on conflict (device_id, instance_uuid) do update set reference = excluded.reference, name = excluded.name,
              power = excluded.power, guest_name = excluded.guest_name, guest_address = excluded.guest_address,
              folder = excluded.folder, processors = excluded.processors, memory_mib = excluded.memory_mib,
              config = excluded.config, tracking_enabled = excluded.tracking_enabled, findings = excluded.findings,
-             seen_at = now(), missing_since = null
+             pool = excluded.pool, seen_at = now(), missing_since = null
          returning vm_id",
     )
     .bind(device_id)
@@ -388,6 +392,7 @@ async fn upsert_machine(
     .bind(Json(&machine.config))
     .bind(machine.tracking_enabled)
     .bind(Json(&machine.findings))
+    .bind(&machine.pool)
     .fetch_one(&mut **transaction)
     .await?;
     apply_disks(transaction, vm_id, &machine.disks).await

@@ -151,8 +151,11 @@ pub struct MachineInfo {
     pub guest_name: String,
     /// First address of the guest, if its tools report one.
     pub guest_address: Option<String>,
-    /// Folder or pool path for people.
+    /// Folder path for people.
     pub folder: String,
+    /// Path of its resource pool, without the host's own outermost one; empty where there is none or the host was asked for
+    /// this machine alone.
+    pub pool: String,
     /// All disks, also those that cannot be backed up, with their place.
     pub disks: Vec<DiskPlace>,
     /// Change tracking is switched on (it may not be active yet).

@@ -246,6 +246,8 @@ pub struct MachinePage {
     pub guest_address: Option<String>,
     /// Folder.
     pub folder: String,
+    /// Path of its resource pool.
+    pub pool: String,
     /// Its tags, in order.
     pub tags: Vec<String>,
     /// Power.
@@ -308,7 +310,7 @@ pub struct MachineDisk {
 /// A machine with its disks and tasks.
 pub async fn machine_page(db: &Database, vm: VmId) -> Result<Option<MachinePage>> {
     let page: Option<MachinePage> = sqlx::query_as(
-        "select v.vm_id, v.name, v.instance_uuid, v.reference, v.guest_name, v.guest_address, v.folder, v.tags, v.power,
+        "select v.vm_id, v.name, v.instance_uuid, v.reference, v.guest_name, v.guest_address, v.folder, v.pool, v.tags, v.power,
                 v.processors, v.memory_mib, v.tracking_enabled, v.findings, v.first_seen_at, v.seen_at, v.missing_since,
                 v.device_id, d.name as device, d.simulated, d.enabled as device_enabled, o.machine_key,
                 coalesce(o.points, 0) as points

@@ -51,6 +51,7 @@ pub(crate) struct Plan {
     pub tracking: bool,
     pub writes: Option<GuestWrites>,
     pub tools: bool,
+    pub pool: String,
     pub importing: bool,
 }
 
@@ -126,6 +127,7 @@ fn assemble(host: &Host, plan: Plan, folder: String, dir: &Path, stem: String) -
         consolidation_needed: false,
         writes: plan.writes,
         tools: plan.tools,
+        pool: plan.pool,
         importing: plan.importing,
         busy: None,
         leased: false,
@@ -288,6 +290,7 @@ fn plan_of(host: &Host, spec: &MachineSpec, sizes: &[u64]) -> Result<Plan, Simul
         tracking: false,
         writes: spec.writes,
         tools: spec.tools,
+        pool: spec.pool.clone(),
         importing: false,
     })
 }
@@ -347,6 +350,7 @@ pub(crate) fn from_config_spec(host: &Host, spec: ConfigSpec, importing: bool) -
         tracking: spec.tracking.unwrap_or(false),
         writes: None,
         tools: true,
+        pool: String::new(),
         importing,
     };
     create(host, plan)

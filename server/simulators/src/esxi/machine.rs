@@ -167,6 +167,9 @@ pub(crate) struct Machine {
     /// VMware Tools run in the guest while it runs.
     #[serde(default = "has_tools")]
     pub tools: bool,
+    /// Path of its resource pool; empty is the host's own.
+    #[serde(default)]
+    pub pool: String,
     /// An import that has not completed; such a machine is removed at the next start.
     pub importing: bool,
     /// The task that works on it.

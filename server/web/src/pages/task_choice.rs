@@ -16,6 +16,9 @@ pub struct RuleAnswers {
     pub names: Vec<String>,
     /// Folders.
     pub folders: Vec<String>,
+    /// Resource pools.
+    #[serde(default)]
+    pub pools: Vec<String>,
     /// Whole devices.
     pub devices: Vec<i64>,
     /// Tags.
@@ -25,6 +28,9 @@ pub struct RuleAnswers {
     pub except_names: Vec<String>,
     /// Folders.
     pub except_folders: Vec<String>,
+    /// Resource pools.
+    #[serde(default)]
+    pub except_pools: Vec<String>,
     /// Tags.
     #[serde(default)]
     pub except_tags: Vec<String>,
@@ -42,6 +48,7 @@ impl RuleAnswers {
                 Rule::Folder { path } => answers.folders.push(path),
                 Rule::Device { device_id } => answers.devices.push(device_id),
                 Rule::Tag { tag } => answers.tags.push(tag),
+                Rule::Pool { path } => answers.pools.push(path),
             }
         }
         for rule in task.choice.exceptions.clone() {
@@ -50,6 +57,7 @@ impl RuleAnswers {
                 Rule::Folder { path } => answers.except_folders.push(path),
                 Rule::Device { .. } => {}
                 Rule::Tag { tag } => answers.except_tags.push(tag),
+                Rule::Pool { path } => answers.except_pools.push(path),
             }
         }
         answers
@@ -61,6 +69,8 @@ impl RuleAnswers {
         self.folders = lines(fields, "rule_folders", problems);
         self.except_names = lines(fields, "except_names", problems);
         self.except_folders = lines(fields, "except_folders", problems);
+        self.pools = lines(fields, "rule_pools", problems);
+        self.except_pools = lines(fields, "except_pools", problems);
         self.tags = tags(fields, "rule_tags", problems);
         self.except_tags = tags(fields, "except_tags", problems);
         self.devices = fields.all("rule_device").filter_map(|id| id.parse().ok()).take(RULES_MAX).collect();
@@ -78,11 +88,18 @@ impl RuleAnswers {
     pub fn choice(&self) -> Choice {
         let names = |list: &[String]| list.iter().map(|it| Rule::Name { pattern: it.clone() }).collect::<Vec<_>>();
         let folders = |list: &[String]| list.iter().map(|it| Rule::Folder { path: it.clone() }).collect::<Vec<_>>();
+        let pools = |list: &[String]| list.iter().map(|it| Rule::Pool { path: it.clone() }).collect::<Vec<_>>();
         let tags = |list: &[String]| list.iter().map(|it| Rule::Tag { tag: it.clone() }).collect::<Vec<_>>();
         let devices = self.devices.iter().map(|&device_id| Rule::Device { device_id });
-        let mut rules = [names(&self.names), folders(&self.folders), tags(&self.tags)].concat();
+        let mut rules = [names(&self.names), folders(&self.folders), pools(&self.pools), tags(&self.tags)].concat();
         rules.extend(devices);
-        let exceptions = [names(&self.except_names), folders(&self.except_folders), tags(&self.except_tags)].concat();
+        let exceptions = [
+            names(&self.except_names),
+            folders(&self.except_folders),
+            pools(&self.except_pools),
+            tags(&self.except_tags),
+        ]
+        .concat();
         Choice { rules, exceptions }
     }
 
@@ -99,6 +116,7 @@ pub fn rule_words(choice: &Choice, device_name: impl Fn(i64) -> String) -> Vec<S
         Rule::Folder { path } => format!("in {path}"),
         Rule::Device { device_id } => format!("on {}", device_name(*device_id)),
         Rule::Tag { tag } => format!("tagged {tag}"),
+        Rule::Pool { path } => format!("in the resource pool {path}"),
     };
     let rules = choice.rules.iter().map(word);
     rules.chain(choice.exceptions.iter().map(|rule| format!("but none {}", word(rule)))).collect()
@@ -118,7 +136,7 @@ fn lines(fields: &Fields, name: &'static str, problems: &mut Problems) -> Vec<St
     } else if lines.iter().any(|line| line.chars().count() > RULE_LENGTH_MAX_CHARS) {
         problems.add(name, format!("{RULE_LENGTH_MAX_CHARS} characters a line at most."));
     } else if lines.iter().any(|line| line.chars().all(|letter| letter == '/')) {
-        problems.add(name, "A folder such as Production/Web.");
+        problems.add(name, "A path such as Production/Web.");
     }
     lines
 }
@@ -171,17 +189,25 @@ mod tests {
     #[test]
     fn tags_take_in_and_out_and_drafts_without_them_are_read() {
         let mut answers = RuleAnswers::default();
-        assert!(take(&mut answers, "rule_tags=Gold%0D%0Aweb,db&except_tags=test").is_empty());
+        assert!(
+            take(&mut answers, "rule_tags=Gold%0D%0Aweb,db&except_tags=test&rule_pools=Production%2FWeb").is_empty()
+        );
         let tag = |tag: &str| Rule::Tag { tag: tag.to_owned() };
         let choice = answers.choice();
         assert_eq!(
             (choice.rules.as_slice(), choice.exceptions.as_slice()),
-            (&[tag("gold"), tag("web"), tag("db")][..], &[tag("test")][..])
+            (
+                &[Rule::Pool { path: "Production/Web".to_owned() }, tag("gold"), tag("web"), tag("db")][..],
+                &[tag("test")][..]
+            )
         );
         let words = rule_words(&choice, |_| String::new());
-        assert_eq!(words, ["tagged gold", "tagged web", "tagged db", "but none tagged test"]);
+        assert_eq!(
+            words,
+            ["in the resource pool Production/Web", "tagged gold", "tagged web", "tagged db", "but none tagged test"]
+        );
         let mut old = serde_json::to_value(&answers).unwrap();
-        for field in ["tags", "except_tags"] {
+        for field in ["tags", "except_tags", "pools", "except_pools"] {
             old.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<RuleAnswers>(old).unwrap(), RuleAnswers::default());
