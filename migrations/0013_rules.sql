@@ -7,7 +7,6 @@ alter table backup_task
 
 -- domain::Tags, each once and in order: the operators' own, which no inventory changes.
 alter table virtual_machine add column tags text[] not null default '{}' check (cardinality(tags) <= 20);
-create index virtual_machine_tags on virtual_machine using gin (tags);
 
 -- Path of the machine's resource pool, as its host said it last; empty where there is none.
 alter table virtual_machine add column pool text not null default '';
