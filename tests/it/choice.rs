@@ -87,3 +87,21 @@ async fn a_disk_that_is_left_out_is_in_no_point_and_comes_in_whole_when_it_is_wa
     let job = rig.run_one(task, JobState::Failed).await;
     assert_eq!(job.error.expect("an error").code, "vm.all_disks_excluded");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_pool_takes_in_what_is_moved_there() {
+    let rig = Rig::start().await;
+    let mut first = machine("web-01", &[(8, 2)]);
+    first.pool = "Production/Web".to_owned();
+    let host = Simulated::start(rig.folder.path(), "esx-1", vec![first, machine("web-02", &[(8, 2)])]).await;
+    let device = rig.device(&host).await;
+    let location = rig.location().await;
+    let choice = Choice { rules: vec![Rule::Pool { path: "Production".to_owned() }], exceptions: Vec::new() };
+    let input = TaskInput { choice, ..Rig::task_input(location, TaskSpec::default()) };
+    let task = rig.db.create_task(&input).await.expect("a task");
+    assert_eq!(titles(&rig.run(task).await), ["web-01"]);
+    host.move_to_pool("web-02", "Production").expect("moved");
+    rig.sync(device).await;
+    assert_eq!(titles(&rig.run(task).await), ["web-01", "web-02"]);
+    assert_eq!(rig.db.machine(rig.vm(device, "web-01").await).await.expect("a machine").pool, "Production/Web");
+}

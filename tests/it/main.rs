@@ -19,6 +19,7 @@ mod main_job;
 mod marks;
 mod notices;
 mod outage;
+mod quiesce;
 mod retention;
 mod rig;
 mod room;

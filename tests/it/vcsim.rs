@@ -162,6 +162,18 @@ async fn the_inventory_is_read() {
 }
 
 #[tokio::test]
+async fn resource_pools_are_read_as_paths() {
+    let vcsim = Vcsim::start(&["-machines", "3", "-pools"]);
+    let host = vcsim.connect().await;
+    let inventory = host.inventory().await.expect("inventory");
+    let mut pools: Vec<&str> = inventory.machines.iter().map(|machine| machine.pool.as_str()).collect();
+    pools.sort_unstable();
+    assert_eq!(pools, ["", "", "Production/Web"], "the host's own pool is not shown");
+    assert!(!inventory.networks.iter().any(|network| network.name == "Web"), "{:?}", inventory.networks);
+    host.close().await;
+}
+
+#[tokio::test]
 async fn a_snapshot_is_made_found_and_removed() {
     let vcsim = Vcsim::start(&[]);
     let host = vcsim.connect().await;

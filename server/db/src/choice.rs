@@ -32,6 +32,8 @@ struct Known {
     device_id: DeviceId,
     name: String,
     folder: String,
+    pool: String,
+    tags: Vec<String>,
 }
 
 impl Database {
@@ -56,12 +58,18 @@ impl Database {
 }
 
 /// Machines that are no longer on their host are left as they are: they are told of, not forgotten.
-const KNOWN: &str = "select vm_id, device_id, name, folder from virtual_machine
+const KNOWN: &str = "select vm_id, device_id, name, folder, pool, tags from virtual_machine
      where missing_since is null and ($1::bigint is null or device_id = $1) order by lower(name), vm_id";
 
 impl Known {
     fn facts(&self) -> Facts<'_> {
-        Facts { name: &self.name, folder: &self.folder, device_id: self.device_id.0 }
+        Facts {
+            name: &self.name,
+            folder: &self.folder,
+            pool: &self.pool,
+            device_id: self.device_id.0,
+            tags: &self.tags,
+        }
     }
 }
 

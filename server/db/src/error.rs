@@ -1,6 +1,6 @@
 //! What can go wrong between the server and its database.
 
-use crate::ids::{JobId, RunId};
+use crate::ids::{JobId, RunId, VmId};
 use crate::private_postgres::PostgresError;
 use std::path::PathBuf;
 
@@ -145,6 +145,9 @@ pub enum Conflict {
     /// An administrator exists.
     #[error("the first administrator exists already")]
     AlreadySetUp,
+    /// A machine has only so many tags.
+    #[error("machine {0} would have too many tags")]
+    TooManyTags(VmId),
     /// The run is still going on.
     #[error("run {0} has not ended yet")]
     RunActive(RunId),

@@ -17,6 +17,9 @@ use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use std::collections::{HashMap, HashSet};
 
+/// A machine that vanished and comes back within this time has its tags still.
+const TAGS_KEPT_DAYS: i32 = 30;
+
 /// All that a device holds, as the host reports it.
 #[derive(Debug, Clone, Default)]
 pub struct InventoryInput {
@@ -43,8 +46,10 @@ pub struct MachineInput {
     pub guest_name: String,
     /// First address of the guest.
     pub guest_address: Option<String>,
-    /// Folder or pool path.
+    /// Folder path.
     pub folder: String,
+    /// Path of its resource pool; empty where there is none.
+    pub pool: String,
     /// All disks, also those that cannot be backed up.
     pub disks: Vec<DiskInput>,
     /// Change tracking is switched on.
@@ -133,8 +138,10 @@ pub struct Machine {
     pub guest_name: String,
     /// First address of the guest.
     pub guest_address: Option<String>,
-    /// Folder or pool path.
+    /// Folder path.
     pub folder: String,
+    /// Path of its resource pool; empty where there is none.
+    pub pool: String,
     /// Virtual processors.
     #[sqlx(try_from = "i32")]
     pub processors: u32,
@@ -367,13 +374,13 @@ async fn upsert_machine(
 ) -> Result<()> {
     let vm_id: VmId = sqlx::query_scalar(
         "insert into virtual_machine (device_id, instance_uuid, reference, name, power, guest_name, guest_address,
-             folder, processors, memory_mib, config, tracking_enabled, findings)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             folder, processors, memory_mib, config, tracking_enabled, findings, pool)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          on conflict (device_id, instance_uuid) do update set reference = excluded.reference, name = excluded.name,
              power = excluded.power, guest_name = excluded.guest_name, guest_address = excluded.guest_address,
              folder = excluded.folder, processors = excluded.processors, memory_mib = excluded.memory_mib,
              config = excluded.config, tracking_enabled = excluded.tracking_enabled, findings = excluded.findings,
-             seen_at = now(), missing_since = null
+             pool = excluded.pool, seen_at = now(), missing_since = null
          returning vm_id",
     )
     .bind(device_id)
@@ -389,6 +396,7 @@ async fn upsert_machine(
     .bind(Json(&machine.config))
     .bind(machine.tracking_enabled)
     .bind(Json(&machine.findings))
+    .bind(&machine.pool)
     .fetch_one(&mut **transaction)
     .await?;
     apply_disks(transaction, vm_id, &machine.disks).await
@@ -430,6 +438,7 @@ async fn mark_missing(
     .await?;
     changes.forgotten = sqlx::query_scalar(
         "delete from virtual_machine v where device_id = $1 and missing_since is not null
+             and (tags = '{}' or missing_since < now() - make_interval(days => $2))
              and not exists (select from restore_point p where p.vm_id = v.vm_id)
              and not exists (select from backup_task_machine m join backup_task t using (task_id)
                              where m.vm_id = v.vm_id and t.deleted_at is null)
@@ -437,6 +446,7 @@ async fn mark_missing(
          returning name",
     )
     .bind(device_id)
+    .bind(TAGS_KEPT_DAYS)
     .fetch_all(&mut **transaction)
     .await?;
     Ok(())

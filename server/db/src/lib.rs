@@ -35,6 +35,7 @@ mod scheduler;
 mod sealed;
 mod sessions;
 mod settings;
+mod tags;
 mod tasks;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -77,6 +78,7 @@ pub use runs::{NewRestore, Run, RunKind, Start};
 pub use scheduler::DueTask;
 pub use sealed::CredentialKey;
 pub use sessions::{LoginFailures, NewSession, Session};
+pub use tags::TagChange;
 pub use tasks::{Method, PointsAfter, Task, TaskInput};
 pub use tracking::{NewTrackingAlarm, TrackingAlarm};
 pub use workers::{Enrolment, LOST_SECONDS, Presence, Reach, TOKEN_HOURS, WorkerKind};

@@ -37,6 +37,16 @@ pub enum Rule {
         /// The device's id.
         device_id: i64,
     },
+    /// The resource pool it is in, or one above.
+    Pool {
+        /// `Production/Web`, as the inventory shows it.
+        path: String,
+    },
+    /// It has this tag.
+    Tag {
+        /// As [`crate::tag::Tag`] writes it.
+        tag: String,
+    },
 }
 
 /// What rules look at.
@@ -46,8 +56,12 @@ pub struct Facts<'a> {
     pub name: &'a str,
     /// Its folder, with `/` between the parts.
     pub folder: &'a str,
+    /// Its resource pool, with `/` between the parts; empty where the platform has none.
+    pub pool: &'a str,
     /// Its device.
     pub device_id: i64,
+    /// Its tags.
+    pub tags: &'a [String],
 }
 
 /// A disk that is left out of backups.
@@ -72,14 +86,19 @@ impl Rule {
     pub fn fits(&self, machine: Facts<'_>) -> bool {
         match self {
             Self::Name { pattern } => fits_pattern(&pattern.to_lowercase(), &machine.name.to_lowercase()),
-            Self::Folder { path } => {
-                let (path, folder) = (path.trim_matches('/'), machine.folder.trim_matches('/'));
-                let below = folder.strip_prefix(path);
-                !path.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            Self::Folder { path } => is_within(machine.folder, path),
+            Self::Pool { path } => is_within(machine.pool, path),
             Self::Device { device_id } => *device_id == machine.device_id,
+            Self::Tag { tag } => machine.tags.contains(tag),
         }
     }
+}
+
+/// The place is that of the path or lies below it.
+fn is_within(place: &str, path: &str) -> bool {
+    let (place, path) = (place.trim_matches('/'), path.trim_matches('/'));
+    let below = place.strip_prefix(path);
+    !path.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// In time proportional to the product of both lengths at worst: a star that fitted too little takes one more and no other.
@@ -122,7 +141,7 @@ mod tests {
     }
 
     fn machine<'a>(name: &'a str, folder: &'a str) -> Facts<'a> {
-        Facts { name, folder, device_id: 1 }
+        Facts { name, folder, pool: "", device_id: 1, tags: &[] }
     }
 
     /// The plain definition.
@@ -169,6 +188,28 @@ mod tests {
         assert!(!choice.takes(machine("db-01", "Test/Old")));
         assert!(!choice.takes(Facts { device_id: 2, ..machine("web-01", "") }));
         assert!(!Choice::default().takes(machine("web-01", "")), "without rules nothing joins");
+    }
+
+    #[test]
+    fn a_pool_is_not_a_folder_of_the_same_name() {
+        let pool = |path: &str| Rule::Pool { path: path.to_owned() };
+        let pooled = Facts { pool: "Production/Web", ..machine("web-01", "Test") };
+        assert!(pool("Production").fits(pooled) && pool("Production/Web").fits(pooled));
+        assert!(!pool("Prod").fits(pooled) && !pool("Test").fits(pooled) && !folder("Production").fits(pooled));
+        assert!(!pool("").fits(machine("web-01", "")), "a machine without a pool is in none");
+        let stored = serde_json::json!({ "by": "pool", "path": "Production" });
+        assert_eq!(serde_json::to_value(pool("Production")).unwrap(), stored);
+    }
+
+    #[test]
+    fn a_tag_takes_in_or_out_whatever_the_name() {
+        let tag = |tag: &str| Rule::Tag { tag: tag.to_owned() };
+        let tags = ["gold".to_owned(), "web".to_owned()];
+        let tagged = Facts { tags: &tags, ..machine("web-01", "") };
+        assert!(tag("gold").fits(tagged) && !tag("go").fits(tagged) && !tag("gold").fits(machine("gold", "gold")));
+        let choice = Choice { rules: vec![name("*")], exceptions: vec![tag("web")] };
+        assert!(!choice.takes(tagged) && choice.takes(machine("web-01", "")));
+        assert_eq!(serde_json::to_value(tag("gold")).unwrap(), serde_json::json!({ "by": "tag", "tag": "gold" }));
     }
 
     #[test]

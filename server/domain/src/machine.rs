@@ -251,19 +251,31 @@ impl PowerState {
 }
 
 /// Whether the guest is asked to freeze its file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quiesce {
+    /// Ask; a running machine whose guest did not freeze is not backed up.
+    Require,
     /// Ask; if the host refuses, take a crash-consistent snapshot and say so.
+    #[default]
     Prefer,
     /// Do not ask.
     Off,
 }
 
 impl Quiesce {
+    /// All policies.
+    pub const ALL: [Self; 3] = [Self::Require, Self::Prefer, Self::Off];
+
+    /// The policy of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == word)
+    }
+
     /// Stable word for storage.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Require => "require",
             Self::Prefer => "prefer",
             Self::Off => "off",
         }
@@ -287,6 +299,15 @@ mod tests {
         assert_eq!((machine.disks[0].sector_bytes, &machine.hyperv, machine.adapters[0].vlan), (512, &None, None));
         let written = serde_json::to_value(&machine).unwrap();
         assert_eq!(written, serde_json::from_str::<serde_json::Value>(FIRST).unwrap());
+    }
+
+    #[test]
+    fn words_of_quiescing_are_read_as_they_are_written() {
+        for policy in Quiesce::ALL {
+            assert_eq!(Quiesce::parse(policy.as_str()), Some(policy));
+            assert_eq!(serde_json::to_value(policy).unwrap(), policy.as_str());
+        }
+        assert_eq!((Quiesce::parse("sometimes"), Quiesce::default()), (None, Quiesce::Prefer));
     }
 
     #[test]

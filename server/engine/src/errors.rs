@@ -33,6 +33,16 @@ pub(crate) fn sentence(mut text: String) -> String {
     text
 }
 
+/// The task requires a quiesced guest, and nothing that happens by itself makes it one.
+pub fn not_quiesced(what: &str, why: impl Into<String>) -> JobError {
+    JobError::fail(
+        "vm.not_quiesced",
+        what,
+        why,
+        "Look at the guest’s VMware Tools or integration services, or choose in the task to quiesce “if possible”.",
+    )
+}
+
 /// A host's error. `what` says what the job was doing, naming the machine.
 pub fn host(what: &str, error: &HostError) -> JobError {
     let why = format!("{}, {}: {}", error.host, error.attempt, error.reason);

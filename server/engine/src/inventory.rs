@@ -125,6 +125,7 @@ pub fn machine(info: MachineInfo) -> Option<MachineInput> {
         guest_name: info.guest_name,
         guest_address: info.guest_address,
         folder: info.folder,
+        pool: info.pool,
         tracking_enabled: info.tracking_enabled,
         findings: info.findings,
         disks: disks.collect(),

@@ -54,7 +54,9 @@ pub trait Hypervisor: Send + Sync {
     async fn enable_tracking(&self, machine: &MachineRef) -> Result<TrackingState>;
 
     /// Makes a snapshot without memory and waits for it. `name` is ours and unique, so that a snapshot whose answer was
-    /// lost can be found again by [`Hypervisor::list_own_snapshots`].
+    /// lost can be found again by [`Hypervisor::list_own_snapshots`]. Under [`Quiesce::Require`] a guest that could not be
+    /// quiesced is an error, and no snapshot stays; what the host made and did not quiesce without a word is answered, and for
+    /// the caller to refuse.
     async fn create_snapshot(&self, machine: &MachineRef, request: &SnapshotRequest) -> Result<Snapshot>;
 
     /// What a later run needs to ask what changed since this snapshot, one mark for each disk whose changes are tracked.
@@ -155,8 +157,11 @@ pub struct MachineInfo {
     pub guest_name: String,
     /// First address of the guest, if its tools report one.
     pub guest_address: Option<String>,
-    /// Folder or pool path for people.
+    /// Folder path for people.
     pub folder: String,
+    /// Path of its resource pool, without the host's own outermost one; empty where there is none or the host was asked for
+    /// this machine alone.
+    pub pool: String,
     /// All disks, also those that cannot be backed up, with their place.
     pub disks: Vec<DiskPlace>,
     /// Change tracking is switched on (it may not be active yet).

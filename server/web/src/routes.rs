@@ -3,7 +3,7 @@
 use crate::assets;
 use crate::pages::{
     account, activity, calendar, channel, device_wizard, devices, gate, health, home, left_behind, location_new,
-    machines, metrics, notifications, restore, restore_wizard, retention, run, search, settings, storage,
+    machine_tags, machines, metrics, notifications, restore, restore_wizard, retention, run, search, settings, storage,
     storage_limits, task_wizard, tasks, workers,
 };
 use crate::state::App;
@@ -109,6 +109,7 @@ fn of_devices() -> Vec<Route> {
         post("/machines/{vm}/run", RunTasks, machines::run),
         post("/machines/{vm}/alarms", RunTasks, machines::see_alarms),
         post("/machines/{vm}/goal", EditTasks, machines::set_goal),
+        post("/machines/{vm}/tags", EditTasks, machine_tags::set),
         get("/storage", View, storage::list),
         get("/storage/new", ManageLocations, location_new::new),
         post("/storage/new", ManageLocations, location_new::create),

@@ -304,6 +304,7 @@ pub fn said_of(uri: &Uri) -> Option<&'static str> {
         "channel-removed" => "The channel is removed.",
         "notices-saved" => "Saved. It holds from the next look on, within a minute.",
         "goal-saved" => "The goal is saved.",
+        "tags-saved" => "The tags are saved. Tasks that choose by tag follow with their next run.",
         "point-pinned" => "The point is pinned: no rule removes it.",
         "point-unpinned" => "The point is unpinned: the rules decide about it again.",
         "floor-saved" => "The floor is saved. It holds at once.",

@@ -170,6 +170,34 @@ async fn a_guest_that_cannot_be_quiesced_gives_a_crash_consistent_point() {
 }
 
 #[tokio::test]
+async fn a_guest_that_has_to_be_quiesced_is_or_there_is_no_snapshot() {
+    let lab = Lab::new().await;
+    let host = lab.connect().await;
+    let web = lab.machine("web");
+    let required = SnapshotRequest { quiesce: Quiesce::Require, ..request("q") };
+    let snapshot = host.create_snapshot(&web, &required).await.expect("a snapshot");
+    assert_eq!(snapshot.consistency, Consistency::Application);
+    host.remove_snapshot(&web, &snapshot.reference).await.expect("removed");
+    for (fault, code, kind) in [
+        ("ApplicationQuiesceFault", "esxi.quiesce_failed", ErrorKind::Refused),
+        ("OperationNotSupportedByGuest", "esxi.cannot_quiesce", ErrorKind::Unsupported),
+    ] {
+        let refuse = Action::TaskFails { name: fault.into(), message: "VSS".into() };
+        lab.fault(Rule::once(On::method("CreateSnapshot_Task"), refuse));
+        let error = host.create_snapshot(&web, &required).await.expect_err("refused");
+        assert_eq!((error.code, error.kind), (code, kind), "{error}");
+        assert!(error.reason.contains("VSS") && error.hint.contains("if possible"), "{error:?}");
+    }
+    lab.host.set_tools("web", false).expect("stopped");
+    let error = host.create_snapshot(&web, &required).await.expect_err("refused");
+    assert_eq!((error.code, error.kind), ("esxi.cannot_quiesce", ErrorKind::Unsupported), "{error}");
+    assert!(lab.host.machine("web").expect("the machine").snapshots.is_empty());
+    lab.host.power_off("web").expect("off");
+    let snapshot = host.create_snapshot(&web, &required).await.expect("a snapshot");
+    assert_eq!(snapshot.consistency, Consistency::Offline, "nothing to quiesce");
+}
+
+#[tokio::test]
 async fn a_snapshot_with_another_one_beside_it_is_not_read() {
     let lab = Lab::new().await;
     let host = lab.connect().await;

@@ -29,6 +29,25 @@ async fn the_host_and_its_machines_are_described() {
 }
 
 #[tokio::test]
+async fn a_machines_pool_is_a_path_without_the_hosts_own() {
+    let lab = Lab::with(|config| {
+        config.pools = vec!["Production/Web/Empty".into(), "Test".into()];
+        let machine = |name: &str, pool: &str| MachineSpec { pool: pool.into(), ..MachineSpec::new(name) };
+        config.machines = vec![machine("deep", "Production/Web"), machine("high", "Production"), machine("root", "")];
+    })
+    .await;
+    let host = lab.connect().await;
+    let inventory = host.inventory().await.expect("inventory");
+    let pools: Vec<(&str, &str)> =
+        inventory.machines.iter().map(|it| (it.config.name.as_str(), it.pool.as_str())).collect();
+    assert_eq!(pools, [("deep", "Production/Web"), ("high", "Production"), ("root", "")]);
+    assert_eq!(inventory.networks.len(), 1, "pools are no networks: {:?}", inventory.networks);
+    lab.host.move_to_pool("root", "Test").expect("moved");
+    let moved = host.inventory().await.expect("inventory").machines;
+    assert_eq!(moved.iter().find(|it| it.config.name == "root").expect("the machine").pool, "Test");
+}
+
+#[tokio::test]
 async fn a_hundred_and_fifty_machines_come_in_pages() {
     let machine = |n: usize| MachineSpec {
         disks: vec![DiskSpec::new(MIB, DiskContent::Empty)],

@@ -104,6 +104,7 @@ impl Synthetic {
             guest_name: "Debian GNU/Linux 12".to_owned(),
             guest_address: None,
             folder: String::new(),
+            pool: String::new(),
             disks: vec![place],
             tracking_enabled: true,
             findings: Vec::new(),

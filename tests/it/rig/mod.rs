@@ -70,6 +70,7 @@ pub struct TaskSpec<'a> {
     pub keep: u32,
     pub mode: Mode,
     pub if_still_on: IfStillOn,
+    pub quiesce: Quiesce,
 }
 
 impl Default for TaskSpec<'_> {
@@ -82,6 +83,7 @@ impl Default for TaskSpec<'_> {
             keep: 100,
             mode: Mode::Hot,
             if_still_on: IfStillOn::Fail,
+            quiesce: Quiesce::Prefer,
         }
     }
 }
@@ -277,7 +279,7 @@ impl Rig {
             retention: Retention::KeepLast { count: spec.keep },
             method: spec.method,
             full_every: spec.full_every,
-            quiesce: Quiesce::Prefer,
+            quiesce: spec.quiesce,
             mode: spec.mode,
             shutdown: Shutdown { limit_minutes: 1, if_still_on: spec.if_still_on },
             goal_minutes: None,

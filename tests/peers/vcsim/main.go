@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 // Fixed, so that a wrong password is refused; the library's own default account accepts anything.
@@ -28,6 +30,7 @@ const user, password = "root", "vcsim-peer"
 func main() {
 	vcenter := flag.Bool("vcenter", false, "simulate a vCenter with a cluster instead of one ESXi host")
 	machines := flag.Int("machines", 2, "virtual machines per resource pool")
+	pools := flag.Bool("pools", false, "put one machine into the resource pool Production/Web")
 	listen := flag.String("listen", "127.0.0.1:0", "address; port 0 takes a free one")
 	flag.Parse()
 
@@ -41,6 +44,13 @@ func main() {
 		os.Exit(1)
 	}
 	defer model.Remove() // the datastores are temporary folders
+
+	if *pools {
+		if err := nest("Production", "Web"); err != nil {
+			fmt.Fprintln(os.Stderr, "vcsim: cannot create the pools:", err)
+			os.Exit(1)
+		}
+	}
 
 	certificate, err := selfSigned()
 	if err != nil {
@@ -56,6 +66,27 @@ func main() {
 	address.User = nil
 	fmt.Println("VCSIM", address.String(), user, password)
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// nest creates resource pools within each other and puts a machine into the innermost.
+func nest(names ...string) error {
+	machine, ok := simulator.Map.Any("VirtualMachine").(*simulator.VirtualMachine)
+	if !ok {
+		return fmt.Errorf("there is no machine")
+	}
+	pool := simulator.Map.Get(*machine.ResourcePool).(*simulator.ResourcePool)
+	for _, name := range names {
+		request := types.CreateResourcePool{This: pool.Self, Name: name, Spec: types.DefaultResourceConfigSpec()}
+		answer := pool.CreateResourcePool(&request)
+		if fault := answer.Fault(); fault != nil {
+			return fmt.Errorf("%s: %s", name, fault.String)
+		}
+		made := answer.(*methods.CreateResourcePoolBody).Res.Returnval
+		pool = simulator.Map.Get(made).(*simulator.ResourcePool)
+	}
+	machine.ResourcePool = &pool.Self
+	pool.Vm = append(pool.Vm, machine.Self)
+	return nil
 }
 
 // selfSigned is as hosts have it: RSA with 2048 bits. The library's own has 1024, which TLS libraries refuse by now.

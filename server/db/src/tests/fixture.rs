@@ -59,6 +59,7 @@ pub(super) fn machine(name: &str, uuid: &str) -> MachineInput {
         guest_name: "Debian 12".to_owned(),
         guest_address: None,
         folder: String::new(),
+        pool: String::new(),
         disks: vec![DiskInput {
             disk_key: 2000,
             label: "Hard disk 1".to_owned(),

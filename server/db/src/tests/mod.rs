@@ -17,5 +17,6 @@ mod retention;
 mod runs;
 mod schedules;
 mod sealed;
+mod tags;
 mod tasks;
 mod workers;

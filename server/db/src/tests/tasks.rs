@@ -3,6 +3,7 @@
 use super::fixture::{self, task_input};
 use crate::testing::database;
 use crate::{Conflict, Error, Method, Start, TaskInput, VmId};
+use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -32,13 +33,14 @@ async fn a_task_keeps_what_was_decided() {
     assert_eq!(db.next_due_at().await.unwrap(), task.next_due_at);
 
     input.method = Method::Differential;
+    input.quiesce = Quiesce::Require;
     input.mode = Mode::ColdSnapshot;
     input.shutdown = Shutdown { limit_minutes: 45, if_still_on: IfStillOn::PowerOff };
     input.schedule = Schedule::Manual;
     input.machines = vec![machines[2]];
     db.update_task(task_id, &input).await.unwrap();
     let task = db.task(task_id).await.unwrap();
-    assert_eq!((task.method, task.next_due_at), (Method::Differential, None));
+    assert_eq!((task.method, task.quiesce, task.next_due_at), (Method::Differential, Quiesce::Require, None));
     assert_eq!((task.mode, task.shutdown()), (Mode::ColdSnapshot, input.shutdown));
     let too_long = TaskInput { shutdown: Shutdown { limit_minutes: 121, ..input.shutdown }, ..input.clone() };
     assert!(matches!(db.update_task(task_id, &too_long).await, Err(Error::OutOfLimits { .. })));

@@ -51,6 +51,8 @@ pub struct MachineFilter {
     pub device: Option<DeviceId>,
     /// Of this task.
     pub task: Option<TaskId>,
+    /// With this tag, unless it is empty.
+    pub tag: String,
     /// In this state.
     pub protection: Option<Protection>,
     /// `trouble`, `name`, `-name`, `point`, `-point`, `size`, `-size`, `device`, `-device`.
@@ -85,6 +87,8 @@ pub struct MachineLine {
     pub findings: Vec<Finding>,
     /// See [`MachineLine::protection`].
     protection: String,
+    /// Its tags, in order.
+    pub tags: Vec<String>,
     /// Bytes of its disks.
     #[sqlx(try_from = "i64")]
     pub size_bytes: u64,
@@ -146,7 +150,8 @@ macro_rules! states {
       and (v.name ilike $1 or v.guest_name ilike $1 or v.guest_address ilike $1)
       and ($2::bigint is null or v.device_id = $2)
       and ($3::bigint is null or exists (select 1 from backup_task_machine m
-                                         where m.vm_id = v.vm_id and m.task_id = $3))) ",
+                                         where m.vm_id = v.vm_id and m.task_id = $3))
+      and ($4 = '' or $4 = any(v.tags))) ",
             $tail
         )
     };
@@ -155,25 +160,26 @@ macro_rules! states {
 /// Machines that fit the filter.
 pub async fn machines(db: &Database, filter: &MachineFilter) -> Result<Slice<MachineLine>> {
     let lines = sqlx::query_as(states!(
-        "select m.vm_id, m.name, m.guest_name, m.power, m.device_id, m.device, m.simulated, m.missing_since, m.findings,
+        "select m.vm_id, m.name, m.guest_name, m.power, m.device_id, m.device, m.simulated, m.missing_since, m.findings, m.tags,
                 m.protection, m.size_bytes, m.task_id, m.task, coalesce(m.tasks, 0) as tasks, m.last_point_at,
                 m.last_point_kind, m.last_state, m.last_run, m.last_error,
                 (select count(*) from restore_point o where o.vm_id = m.vm_id and o.expiring_since is null) as points,
                 (select j.run_id from job j where j.vm_id = m.vm_id and j.kind = 'backup'
                  and j.state in ('queued', 'running') order by j.job_id desc limit 1) as active_run
-         from (select * from machine where $4 = '' or protection = $4
-               order by case when $5 = 'trouble' then array_position(array['not', 'behind', 'protected', 'paused'], protection) end,
-                        case when $5 = 'size' then size_bytes end, case when $5 = '-size' then -size_bytes end,
-                        case when $5 = 'point' then last_point_at end nulls first,
-                        case when $5 = '-point' then last_point_at end desc nulls last,
-                        case when $5 = 'device' then lower(device) end, case when $5 = '-device' then lower(device) end desc,
-                        case when $5 = '-name' then lower(name) end desc,
+         from (select * from machine where $5 = '' or protection = $5
+               order by case when $6 = 'trouble' then array_position(array['not', 'behind', 'protected', 'paused'], protection) end,
+                        case when $6 = 'size' then size_bytes end, case when $6 = '-size' then -size_bytes end,
+                        case when $6 = 'point' then last_point_at end nulls first,
+                        case when $6 = '-point' then last_point_at end desc nulls last,
+                        case when $6 = 'device' then lower(device) end, case when $6 = '-device' then lower(device) end desc,
+                        case when $6 = '-name' then lower(name) end desc,
                         lower(name), vm_id
-               limit $6 offset $7) m"
+               limit $7 offset $8) m"
     ))
     .bind(contains(&filter.words))
     .bind(filter.device)
     .bind(filter.task)
+    .bind(&filter.tag)
     .bind(filter.protection.map_or("", Protection::as_str))
     .bind(if filter.sort.is_empty() { "trouble" } else { &filter.sort })
     .bind(PAGE_LINES)
@@ -217,6 +223,7 @@ pub async fn protection_counts(db: &Database, filter: &MachineFilter) -> Result<
     .bind(contains(&filter.words))
     .bind(filter.device)
     .bind(filter.task)
+    .bind(&filter.tag)
     .fetch_one(&db.pool)
     .await?;
     Ok(ProtectionCounts([not, behind, protected, paused]))
@@ -239,6 +246,10 @@ pub struct MachinePage {
     pub guest_address: Option<String>,
     /// Folder.
     pub folder: String,
+    /// Path of its resource pool.
+    pub pool: String,
+    /// Its tags, in order.
+    pub tags: Vec<String>,
     /// Power.
     #[sqlx(try_from = "Word")]
     pub power: PowerState,
@@ -299,7 +310,7 @@ pub struct MachineDisk {
 /// A machine with its disks and tasks.
 pub async fn machine_page(db: &Database, vm: VmId) -> Result<Option<MachinePage>> {
     let page: Option<MachinePage> = sqlx::query_as(
-        "select v.vm_id, v.name, v.instance_uuid, v.reference, v.guest_name, v.guest_address, v.folder, v.power,
+        "select v.vm_id, v.name, v.instance_uuid, v.reference, v.guest_name, v.guest_address, v.folder, v.pool, v.tags, v.power,
                 v.processors, v.memory_mib, v.tracking_enabled, v.findings, v.first_seen_at, v.seen_at, v.missing_since,
                 v.device_id, d.name as device, d.simulated, d.enabled as device_enabled, o.machine_key,
                 coalesce(o.points, 0) as points

@@ -7,6 +7,7 @@ use domain::choice::{Choice, ExcludedDisk};
 use domain::finding::Finding;
 use domain::job::JobState;
 use domain::machine::PowerState;
+use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode};
 use domain::retention::Retention;
 use domain::schedule::Schedule;
@@ -33,8 +34,9 @@ pub struct TaskLine {
     pub method: String,
     /// A full every how many points; 0 = when it must be.
     pub full_every: i32,
-    /// `prefer` or `off`.
-    pub quiesce: String,
+    /// Whether guests freeze their file systems.
+    #[sqlx(try_from = "Word")]
+    pub quiesce: Quiesce,
     /// Whether machines run meanwhile.
     #[sqlx(try_from = "Word")]
     pub mode: Mode,

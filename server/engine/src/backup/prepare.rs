@@ -13,7 +13,7 @@ use db::{
 };
 use domain::finding::Severity;
 use domain::job::{Disposition, JobError};
-use domain::machine::Quiesce;
+use domain::machine::{PowerState, Quiesce};
 use domain::mode::{Mode, Shutdown};
 use domain::point::PointKind;
 use hypervisor::{ErrorKind, Hypervisor, MachineInfo, MachineRef};
@@ -34,7 +34,7 @@ pub struct Source {
     pub simulated: bool,
     pub task_id: TaskId,
     pub task_name: String,
-    pub quiesce: Quiesce,
+    quiesce: Quiesce,
     /// Whether the machine runs meanwhile.
     pub mode: Mode,
     pub shutdown: Shutdown,
@@ -59,6 +59,13 @@ impl Source {
     /// The platform's own word for a snapshot.
     pub fn snapshot_word(&self) -> &'static str {
         Platform::of(&self.machine.config).snapshot()
+    }
+
+    /// What is asked of the guest. A machine that a cold task finds suspended is not shut down and cannot be asked; that its
+    /// disks are as after a power failure is said on the point.
+    pub fn quiesce(&self) -> Quiesce {
+        let is_mute = self.mode.shuts_down() && self.machine.power == PowerState::Suspended;
+        if is_mute { Quiesce::Off } else { self.quiesce }
     }
 
     /// A change of this machine, for the journal.
@@ -87,6 +94,7 @@ pub async fn prepare(ctx: &JobContext) -> Result<Source, JobError> {
     let machine = find(ctx, &what, host.as_ref(), &row).await?;
     refuse_blockers(&what, &machine)?;
     refuse_foreign_snapshot(&what, host.as_ref(), &machine.reference).await?;
+    refuse_suspended(&what, &task, &machine)?;
     if machine.config.name != row.name {
         ctx.info(&format!("The machine is called “{}” now, before “{}”.", machine.config.name, row.name)).await;
     }
@@ -223,6 +231,18 @@ fn refuse_blockers(what: &str, machine: &MachineInfo) -> Result<(), JobError> {
         }
         None => Ok(()),
     }
+}
+
+/// Before a snapshot that would have to go again.
+fn refuse_suspended(what: &str, task: &Task, machine: &MachineInfo) -> Result<(), JobError> {
+    let refused = task.mode == Mode::Hot && task.quiesce == Quiesce::Require && machine.power == PowerState::Suspended;
+    if !refused {
+        return Ok(());
+    }
+    Err(errors::not_quiesced(
+        what,
+        "The machine is suspended, so its guest cannot be quiesced, which the task requires.",
+    ))
 }
 
 fn excluded_disks(task: &Task, vm_id: VmId) -> Vec<i32> {

@@ -8,7 +8,7 @@ use crate::context::JobContext;
 use crate::{errors, words};
 use db::{ChangeId, ChangeKind};
 use domain::job::JobError;
-use domain::machine::PowerState;
+use domain::machine::{PowerState, Quiesce};
 use domain::point::Consistency;
 use hypervisor::{ErrorKind, OWN_SNAPSHOT_PREFIX, Snapshot, SnapshotRef, SnapshotRequest, TrackingState};
 use jiff::Timestamp;
@@ -59,7 +59,7 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
     let request = SnapshotRequest {
         name,
         description: "Made by Stillframe for a backup. It is removed when the backup ends.".to_owned(),
-        quiesce: source.quiesce,
+        quiesce: source.quiesce(),
     };
     let started = Instant::now();
     let taken_at = ctx.now();
@@ -79,13 +79,25 @@ pub async fn take(ctx: &JobContext, source: &Source) -> Result<Held, JobError> {
                 return Err(error);
             }
             ctx.info(&made_text(source.snapshot_word(), &held.snapshot, started.elapsed())).await;
-            Ok(held)
+            refuse_unquiesced(ctx, source, held).await
         }
         Err(error) => {
             settle_failed(ctx, source, &request.name, change_id, error.kind).await;
             Err(errors::host(&source.what, &error))
         }
     }
+}
+
+/// A host may make a snapshot and leave the guest unfrozen without a word. Under “require” such a one is of no use.
+async fn refuse_unquiesced(ctx: &JobContext, source: &Source, held: Held) -> Result<Held, JobError> {
+    if source.quiesce() != Quiesce::Require || held.snapshot.consistency != Consistency::Crash {
+        return Ok(held);
+    }
+    let word = source.snapshot_word();
+    // Its failure is journalled; the reconciler goes on.
+    drop(remove(ctx, source, held).await);
+    let why = format!("The host made the {word} without quiescing the guest, which the task requires.");
+    Err(errors::not_quiesced(&source.what, why))
 }
 
 /// Disks that the task leaves out are no part of the point: neither of its data nor of the machine that a restore makes.

@@ -9,11 +9,13 @@ use crate::{DatastoreInfo, Inventory, MachineInfo, MachineRef, NetworkInfo};
 
 const DATASTORE_PATHS: [&str; 5] =
     ["summary.name", "summary.type", "summary.capacity", "summary.freeSpace", "summary.accessible"];
-/// Folders within folders.
+/// Folders within folders, and pools within pools.
 const MAX_FOLDER_LEVELS: usize = 32;
+/// The property that names a machine's pool.
+const POOL: &str = "resourcePool";
 
 pub(super) async fn inventory(vim: &dyn Vim) -> Result<Inventory, CallError> {
-    let machine_paths: Vec<&str> = STATE_PATHS.iter().chain(&CONFIG_PATHS).copied().collect();
+    let machine_paths: Vec<&str> = STATE_PATHS.iter().chain(&CONFIG_PATHS).copied().chain([POOL]).collect();
     let found = of_all(
         vim,
         &[
@@ -21,6 +23,7 @@ pub(super) async fn inventory(vim: &dyn Vim) -> Result<Inventory, CallError> {
             ("Datastore", &DATASTORE_PATHS),
             ("Network", &["name"]),
             ("Folder", &["name", "parent"]),
+            ("ResourcePool", &["name", "parent"]),
         ],
     )
     .await?;
@@ -28,11 +31,14 @@ pub(super) async fn inventory(vim: &dyn Vim) -> Result<Inventory, CallError> {
     let datastores: Vec<DatastoreInfo> = of_kind("Datastore").map(datastore_info).collect();
     let kinds = datastore_kinds(&datastores);
     let folders: Vec<&Object> = of_kind("Folder").collect();
-    let machines = of_kind("VirtualMachine").map(|object| machine_info(object, folder_path(object, &folders), &kinds));
+    let pools: Vec<&Object> = found.iter().filter(|object| is_pool(&object.reference)).collect();
+    let machines = of_kind("VirtualMachine").map(|object| MachineInfo {
+        pool: pool_path(object, &pools),
+        ..machine_info(object, folder_path(object, &folders), &kinds)
+    });
     // A distributed port group comes with its own type; it is a network all the same.
-    let networks = found
-        .iter()
-        .filter(|object| !matches!(object.reference.kind.as_str(), "VirtualMachine" | "Datastore" | "Folder"));
+    let is_other = |kind: &str| matches!(kind, "VirtualMachine" | "Datastore" | "Folder");
+    let networks = found.iter().filter(|object| !is_other(&object.reference.kind) && !is_pool(&object.reference));
     let snapshots = of_kind("VirtualMachine").flat_map(|object| {
         let machine = MachineRef(object.reference.value.clone());
         snapshots(object).into_iter().map(move |snapshot| snapshot.on(&machine))
@@ -93,6 +99,27 @@ fn folder_path(machine: &Object, folders: &[&Object]) -> String {
     }
     // The last one is the datacenter's own `vm` folder.
     names.pop();
+    names.reverse();
+    names.join("/")
+}
+
+/// A vApp is a pool as well.
+fn is_pool(reference: &MoRef) -> bool {
+    matches!(reference.kind.as_str(), "ResourcePool" | "VirtualApp")
+}
+
+/// Names of the pools above a machine, without the outermost one, which every host has and does not show.
+fn pool_path(machine: &Object, pools: &[&Object]) -> String {
+    let mut names = Vec::new();
+    let mut next = machine.reference_at(POOL);
+    for _ in 0..MAX_FOLDER_LEVELS {
+        let Some(pool) = next.and_then(|next| pools.iter().find(|pool| pool.reference == next)) else { break };
+        next = pool.reference_at("parent");
+        if !next.as_ref().is_some_and(is_pool) {
+            break;
+        }
+        names.push(pool.text("name"));
+    }
     names.reverse();
     names.join("/")
 }

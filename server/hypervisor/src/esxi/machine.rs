@@ -105,6 +105,7 @@ pub(super) fn machine_info(object: &Object, folder: String, datastores: &[(Strin
         guest_name: guest.into_iter().find(|name| !name.is_empty()).unwrap_or_default().to_owned(),
         guest_address: Some(object.text("guest.ipAddress").to_owned()).filter(|address| !address.is_empty()),
         folder,
+        pool: String::new(),
         disks: details.into_iter().map(|detail| detail.place).collect(),
         tracking_enabled: object.is_true("config.changeTrackingEnabled"),
         findings,

@@ -33,6 +33,10 @@ const QUIESCE_FAULTS: [&str; 6] = [
     "OperationNotSupportedByGuest",
 ];
 
+/// `guest.toolsRunningStatus`: at work, and on their way to it.
+const TOOLS_RUN: &str = "guestToolsRunning";
+const TOOLS_START: &str = "guestToolsExecutingScripts";
+
 pub(super) async fn create(vim: &dyn Vim, machine: &MachineRef, request: &SnapshotRequest) -> Result<Snapshot> {
     let attempt = format!("make snapshot {} of machine {}", request.name, machine.0);
     create_inner(vim, machine, request).await.map_err(|error| error.during(vim.host(), attempt))
@@ -49,15 +53,22 @@ async fn create_inner(
     }
     let power = power_state(&before);
     let mut warnings = Vec::new();
-    let tools_run = before.text("guest.toolsRunningStatus") == "guestToolsRunning";
-    let mut quiesce = request.quiesce == Quiesce::Prefer && power == PowerState::On;
-    if quiesce && !tools_run {
+    let required = request.quiesce == Quiesce::Require;
+    let mut quiesce = request.quiesce != Quiesce::Off && power == PowerState::On;
+    let tools = before.text("guest.toolsRunningStatus");
+    if quiesce && tools != TOOLS_RUN {
+        if required {
+            return Err(without_tools(vim, tools));
+        }
         warnings.push("VMware Tools are not running in the guest, so the point is crash-consistent".to_owned());
         quiesce = false;
     }
     let (reference, quiesced) = match make(vim, machine, request, quiesce).await {
         Ok(reference) => (reference, quiesce),
         Err(CallError::Fault(fault)) if quiesce && fault.is_any(&QUIESCE_FAULTS) => {
+            if required {
+                return Err(not_quiesced(vim, &fault));
+            }
             warnings
                 .push(format!("The guest could not be quiesced, so the point is crash-consistent: {}", fault.reason()));
             (make(vim, machine, request, false).await?, false)
@@ -76,6 +87,44 @@ async fn create_inner(
     }
     let (config, _) = read_config(&config_of(vim, &reference).await?);
     Ok(Snapshot { reference, consistency, config, warnings })
+}
+
+/// No snapshot is asked for: without Tools nobody freezes the guest. Tools that are starting will run soon.
+fn without_tools(vim: &dyn Vim, tools: &str) -> CallError {
+    if tools == TOOLS_START {
+        let reason = "VMware Tools are still starting in the guest, and the task requires that it is quiesced";
+        return CallError::Host(unquiesced(vim, ErrorKind::Busy, reason.to_owned()));
+    }
+    let reason = "VMware Tools are not running in the guest, and the task requires that it is quiesced";
+    CallError::Host(HostError {
+        code: "esxi.cannot_quiesce",
+        hint: "Install or start VMware Tools in the guest, or choose in the task to quiesce “if possible”.".into(),
+        ..unquiesced(vim, ErrorKind::Unsupported, reason.to_owned())
+    })
+}
+
+/// A guest whose writers were too slow may do better next time; one that cannot at all will not.
+fn not_quiesced(vim: &dyn Vim, fault: &Fault) -> CallError {
+    let reason = format!("the guest could not be quiesced, which the task requires: {}", fault.reason());
+    if fault.is_any(&["OperationNotSupportedByGuest"]) {
+        let error = unquiesced(vim, ErrorKind::Unsupported, reason);
+        return CallError::Host(HostError { code: "esxi.cannot_quiesce", ..error });
+    }
+    CallError::Host(unquiesced(vim, ErrorKind::Refused, reason))
+}
+
+fn unquiesced(vim: &dyn Vim, kind: ErrorKind, reason: String) -> HostError {
+    HostError {
+        kind,
+        code: "esxi.quiesce_failed",
+        host: vim.host().to_owned(),
+        attempt: "make a quiesced snapshot".into(),
+        reason,
+        hint: "Check VMware Tools and, on Windows, the VSS writers of the guest, or choose in the task to quiesce “if \
+               possible”."
+            .into(),
+        source: None,
+    }
 }
 
 /// The machine's definition within the snapshot: disk keys, files and change ids are those of its moment.

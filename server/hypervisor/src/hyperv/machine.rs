@@ -300,6 +300,7 @@ pub(super) fn machine_info(rows: &Rows, machine: &str, facts: &Facts) -> Option<
         guest_name: String::new(),
         guest_address: None,
         folder: settings.word("ConfigurationDataRoot").to_owned(),
+        pool: String::new(),
         disks: disks.iter().map(|disk| place(disk, facts)).collect(),
         tracking_enabled: no_tracking(&config).is_none(),
         findings,

@@ -1,7 +1,7 @@
 //! The Hyper-V driver: WMI over WS-Management for control, SMB for the disks' bytes. No agent, no PowerShell.
 //!
 //! Owns: everything that knows Hyper-V. Layers, from below: `ntlm` (logging in, sealing) — `wire` (WS-Management) —
-//! `wmi` (instances, methods, jobs) — `model`, `machine`, `guest` (rows as machines) — `inventory`, `preflight`, `snapshot`, `recovery`,
+//! `wmi` (instances, methods, jobs) — `model`, `machine`, `guest` (rows as machines) — `inventory`, `preflight`, `snapshot`, `quiesce`, `recovery`,
 //! `seal`, `tracking`, `power` (what is asked) — `bytes`, `reader` (bytes out) — `spec`, `target` (bytes in).
 //! Must never: follow what a host says without checking it; send a password over a connection without TLS.
 //! Read next: `snapshot.rs` and `tracking.rs`, then `wire/mod.rs`; `files/mod.rs` for the bytes of disks.
@@ -15,6 +15,7 @@ mod model;
 mod ntlm;
 mod power;
 mod preflight;
+mod quiesce;
 mod reader;
 mod recovery;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use super::machine::{Facts, power_state, read_config};
 use super::model::{MANAGEMENT_SERVICE, Rows, SETTINGS, SNAPSHOT_SERVICE, instance_reference, machine_reference};
+use super::quiesce;
 use super::recovery::{Making, NOT_MADE, checkpoints};
 use super::wire::{CallError, Fault, Wsman};
 use super::wmi::{Arguments, Embedded, Kind, get, run, service, start, wait};
@@ -33,7 +34,7 @@ async fn create_inner(wsman: &dyn Wsman, machine: &MachineRef, request: &Snapsho
     let system = get(wsman, &machine_reference(machine)).await?;
     let power = power_state(&system);
     let mut warnings = Vec::new();
-    let wants_application = request.quiesce == Quiesce::Prefer && power == PowerState::On;
+    let wants_application = request.quiesce != Quiesce::Off && power == PowerState::On;
     let making = Making::begin(wsman, machine, &request.name).await?;
     let mut level = if wants_application { APPLICATION } else { CRASH };
     let mut asks_name = true;
@@ -43,6 +44,9 @@ async fn create_inner(wsman: &dyn Wsman, machine: &MachineRef, request: &Snapsho
             // The documentation has the name among the settings, and no host was asked yet.
             Err(CallError::Fault(fault)) if asks_name && fault.is_any(&INVALID_ARGUMENT) => asks_name = false,
             Err(CallError::Fault(fault)) if level == APPLICATION && may_do_without(&fault) => {
+                if request.quiesce == Quiesce::Require {
+                    return Err(quiesce::refused(wsman, machine, &fault).await);
+                }
                 let reason = fault.reason();
                 warnings.push(format!("The guest could not be frozen, so the point is crash-consistent: {reason}"));
                 level = CRASH;

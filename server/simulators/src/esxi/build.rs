@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub nics: Vec<Nic>,
     pub tracking: bool,
     pub writes: Option<GuestWrites>,
+    pub tools: bool,
+    pub pool: String,
     pub importing: bool,
 }
 
@@ -124,6 +126,8 @@ fn assemble(host: &Host, plan: Plan, folder: String, dir: &Path, stem: String) -
         next_snapshot: 1,
         consolidation_needed: false,
         writes: plan.writes,
+        tools: plan.tools,
+        pool: plan.pool,
         importing: plan.importing,
         busy: None,
         leased: false,
@@ -285,6 +289,8 @@ fn plan_of(host: &Host, spec: &MachineSpec, sizes: &[u64]) -> Result<Plan, Simul
         nics: nics.collect(),
         tracking: false,
         writes: spec.writes,
+        tools: spec.tools,
+        pool: spec.pool.clone(),
         importing: false,
     })
 }
@@ -343,6 +349,8 @@ pub(crate) fn from_config_spec(host: &Host, spec: ConfigSpec, importing: bool) -
         nics,
         tracking: spec.tracking.unwrap_or(false),
         writes: None,
+        tools: true,
+        pool: String::new(),
         importing,
     };
     create(host, plan)

@@ -28,6 +28,8 @@ pub struct HostConfig {
     pub datastores: Vec<DatastoreSpec>,
     /// Networks (standard port groups).
     pub networks: Vec<String>,
+    /// Resource pools without machines, e.g. `Production/Web`; those of machines come by themselves, and each with those above.
+    pub pools: Vec<String>,
     /// With [`License::Free`] every change is refused with `RestrictedVersion`.
     pub license: License,
     /// Newest API version the host speaks, e.g. `6.0`, `6.7`, `8.0.2.0`.
@@ -51,6 +53,7 @@ impl HostConfig {
             machines: Vec::new(),
             datastores: vec![DatastoreSpec::vmfs("datastore1")],
             networks: vec!["VM Network".to_owned()],
+            pools: Vec::new(),
             license: License::Full,
             api_version: "8.0.2.0".to_owned(),
             limits: Limits::default(),
@@ -138,6 +141,10 @@ pub struct MachineSpec {
     pub tracking: bool,
     /// Datastore by name; the host's first when unset.
     pub datastore: Option<String>,
+    /// VMware Tools run in the guest while it runs.
+    pub tools: bool,
+    /// Path of its resource pool; empty is the host's own.
+    pub pool: String,
 }
 
 impl MachineSpec {
@@ -157,6 +164,8 @@ impl MachineSpec {
             snapshots: Vec::new(),
             tracking: false,
             datastore: None,
+            tools: true,
+            pool: String::new(),
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Action {
     LoseAreas,
     /// `ReconfigVM_Task` claims success without switching tracking on.
     IgnoreChangeTracking,
+    /// `CreateSnapshot_Task` makes the snapshot without quiescing the guest, and says so in the snapshot alone.
+    IgnoreQuiesce,
     /// The lease goes to `error` instead of `ready` (`ExportSnapshot`, `ExportVm`, `ImportVApp`).
     LeaseFails,
 }

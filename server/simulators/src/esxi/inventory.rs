@@ -8,6 +8,7 @@ use super::config::{DatastoreKind, DatastoreSpec, License, Power};
 use super::fault::SoapFault;
 use super::host::Host;
 use super::inventory_machine as machine;
+use super::pool;
 use super::value::{MoRef, Object, Value};
 
 /// Fixed objects: type and id.
@@ -34,7 +35,7 @@ const FIXED: [(&str, &str); 20] = [
     ("EnvironmentBrowser", "ha-env-browser"),
 ];
 
-fn fixed(id: &str) -> MoRef {
+pub(crate) fn fixed(id: &str) -> MoRef {
     let kind = FIXED.iter().find(|(_, known)| *known == id).map_or("ManagedObject", |(kind, _)| *kind);
     MoRef::new(kind, id)
 }
@@ -67,7 +68,7 @@ fn networks(host: &Host) -> Value {
     Value::refs(host.config.networks.iter().map(|name| network_ref(name)))
 }
 
-fn machines(host: &Host, wanted: impl Fn(&super::machine::Machine) -> bool) -> Value {
+pub(crate) fn machines(host: &Host, wanted: impl Fn(&super::machine::Machine) -> bool) -> Value {
     let all = host.machines();
     Value::refs(
         all.iter().map(|machine| machine.lock()).filter(|machine| wanted(machine)).map(|machine| machine.moref()),
@@ -85,6 +86,7 @@ pub(crate) fn exists(host: &Host, object: &MoRef) -> bool {
         "Datastore" => datastore_of(host, object).is_some(),
         "Network" => host.config.networks.iter().any(|name| network_ref(name) == *object),
         "PropertyCollector" => true,
+        "ResourcePool" => pool::exists(host, object),
         _ => FIXED.contains(&(object.kind.as_str(), object.id.as_str())),
     }
 }
@@ -111,7 +113,7 @@ pub(crate) fn property(host: &Host, object: &MoRef, name: &str) -> Result<Option
         "Datacenter" => datacenter(host, name),
         "ComputeResource" => compute_resource(host, name),
         "HostSystem" => host_system(host, name),
-        "ResourcePool" => resource_pool(host, name),
+        "ResourcePool" => pool::property(host, object, name),
         "Datastore" => datastore_of(host, object).and_then(|datastore| datastore_property(host, datastore, name)),
         "Network" => network(host, object, name),
         _ => None,
@@ -318,15 +320,6 @@ fn host_summary(host: &Host) -> Object {
         .with("quickStats", stats)
         .with("overallStatus", green())
         .with("rebootRequired", false)
-}
-
-fn resource_pool(host: &Host, name: &str) -> Option<Value> {
-    match name {
-        "owner" => Some(fixed("ha-compute-res").into()),
-        "resourcePool" => Some(Value::refs([])),
-        "vm" => Some(machines(host, |_| true)),
-        _ => entity(name, "Resources", Some(fixed("ha-compute-res"))),
-    }
 }
 
 /// Bytes that the machines' files take on a datastore, as far as that is cheap to know.

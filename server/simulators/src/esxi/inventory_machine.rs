@@ -7,6 +7,7 @@ use super::fault::SoapFault;
 use super::host::Host;
 use super::inventory::{datastore_ref, entity, green, network_ref};
 use super::machine::{FrozenDisk, Machine, Nic, Snapshot};
+use super::pool;
 use super::value::{MoRef, Object, Value};
 
 /// A property of a machine by its first name.
@@ -27,7 +28,7 @@ pub(crate) fn property(host: &Host, object: &MoRef, name: &str) -> Result<Option
         "capability" => Some(capability().into()),
         "datastore" => Some(Value::refs([datastore_ref(host, &machine.datastore)])),
         "network" => Some(Value::refs(machine.nics.iter().map(|nic| network_ref(&nic.network)))),
-        "resourcePool" => Some(MoRef::new("ResourcePool", "ha-root-pool").into()),
+        "resourcePool" => Some(pool::pool_ref(&machine.pool).into()),
         "environmentBrowser" => Some(MoRef::new("EnvironmentBrowser", "ha-env-browser").into()),
         "guestHeartbeatStatus" => Some(Value::enumeration("ManagedEntityStatus", "gray")),
         "recentTask" => Some(Value::refs(host.tasks.recent(&machine.moref()))),
@@ -80,8 +81,9 @@ fn runtime(machine: &Machine) -> Object {
 
 fn guest(machine: &Machine) -> Object {
     let running = machine.running();
-    let tools = if running { "toolsOk" } else { "toolsNotRunning" };
-    let state = if running { "guestToolsRunning" } else { "guestToolsNotRunning" };
+    let with_tools = running && machine.tools;
+    let tools = if with_tools { "toolsOk" } else { "toolsNotRunning" };
+    let state = if with_tools { "guestToolsRunning" } else { "guestToolsNotRunning" };
     Object::new("GuestInfo")
         .with("toolsStatus", Value::enumeration("VirtualMachineToolsStatus", tools))
         .with("toolsVersionStatus2", "guestToolsUnmanaged")

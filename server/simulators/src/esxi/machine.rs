@@ -164,6 +164,12 @@ pub(crate) struct Machine {
     pub next_snapshot: i32,
     pub consolidation_needed: bool,
     pub writes: Option<GuestWrites>,
+    /// VMware Tools run in the guest while it runs.
+    #[serde(default = "has_tools")]
+    pub tools: bool,
+    /// Path of its resource pool; empty is the host's own.
+    #[serde(default)]
+    pub pool: String,
     /// An import that has not completed; such a machine is removed at the next start.
     pub importing: bool,
     /// The task that works on it.
@@ -174,6 +180,10 @@ pub(crate) struct Machine {
     pub leased: bool,
     #[serde(skip)]
     pub writer: Option<Box<Generator>>,
+}
+
+const fn has_tools() -> bool {
+    true
 }
 
 impl Machine {

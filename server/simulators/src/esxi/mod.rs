@@ -26,6 +26,7 @@ mod log;
 mod machine;
 mod methods;
 mod nfc;
+mod pool;
 mod schema;
 mod server;
 mod session;

@@ -196,6 +196,22 @@ impl SimulatedHost {
         })
     }
 
+    /// Somebody moves a machine to another resource pool, e.g. `Production/Web`.
+    pub fn move_to_pool(&self, name: &str, pool: &str) -> Result<(), SimulatorError> {
+        self.change(name, "move", |_, machine| {
+            pool.clone_into(&mut machine.pool);
+            Ok(())
+        })
+    }
+
+    /// VMware Tools are started or stopped in the guest.
+    pub fn set_tools(&self, name: &str, tools: bool) -> Result<(), SimulatorError> {
+        self.change(name, "set the tools of", |_, machine| {
+            machine.tools = tools;
+            Ok(())
+        })
+    }
+
     /// Deletes a machine and its files, whatever state it is in.
     pub fn destroy(&self, name: &str) -> Result<(), SimulatorError> {
         let shared = self.find(name)?;

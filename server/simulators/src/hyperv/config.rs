@@ -152,7 +152,7 @@ impl MachineSpec {
 /// How a machine misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Quirks {
-    /// An application-consistent checkpoint fails.
+    /// Nothing in the guest answers the integration service for backups: an application-consistent checkpoint fails.
     pub no_consistency: bool,
     /// What it does when it is told to shut down.
     pub shutdown: Shutdown,

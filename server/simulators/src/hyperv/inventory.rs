@@ -17,6 +17,7 @@ const SETTINGS: &str = "Msvm_VirtualSystemSettingData";
 pub(crate) const REFERENCE_POINT: &str = "Msvm_VirtualSystemReferencePoint";
 const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 const SHUTDOWN: &str = "Msvm_ShutdownComponent";
+const FREEZER: &str = "Msvm_VssComponent";
 const EXCHANGE: &str = "Msvm_KvpExchangeComponent";
 /// `Source` of what the guest says of itself.
 const GUEST_INTRINSIC: u64 = 2;
@@ -81,6 +82,9 @@ pub(crate) fn instances(host: &Host, wanted: &Class) -> Vec<Instance> {
         }
         if any(&[SHUTDOWN]) {
             out.extend(state.machines.iter().filter(|machine| machine.on).map(shutdown));
+        }
+        if any(&[FREEZER]) {
+            out.extend(state.machines.iter().filter(|machine| machine.on).map(freezer));
         }
         if any(&[EXCHANGE]) {
             out.extend(state.machines.iter().filter(|machine| machine.on).map(exchange));
@@ -218,6 +222,20 @@ fn shutdown(machine: &Machine) -> Instance {
         .with("SystemName", id)
         .with("EnabledState", 2u64)
         .with("OperationalStatus", vec![2u64])
+}
+
+/// What freezes the guest for a backup: in contact with it (2), or not (12).
+fn freezer(machine: &Machine) -> Instance {
+    let id = guid(machine.id);
+    Instance::of(FREEZER)
+        .with("Caption", "Backup (volume shadow copy)")
+        .with("ElementName", "Backup (volume shadow copy)")
+        .with("CreationClassName", FREEZER)
+        .with("DeviceID", format!("Microsoft:{id}\\5CED1297-4598-4915-A5FC-AD21BB4D02A4"))
+        .with("SystemCreationClassName", SYSTEM)
+        .with("SystemName", id)
+        .with("EnabledState", 2u64)
+        .with("OperationalStatus", vec![if machine.quirks.no_consistency { 12u64 } else { 2 }])
 }
 
 /// What the guest says of itself.

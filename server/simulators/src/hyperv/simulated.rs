@@ -160,6 +160,12 @@ impl SimulatedHost {
         changed.map(drop)
     }
 
+    /// Something in the guest answers the integration service for backups, or nothing does any more.
+    pub fn set_freezing(&self, machine: &str, answers: bool) -> Result<(), SimulatorError> {
+        let id = self.find(machine)?;
+        self.host.change_machine(id, |machine| machine.quirks.no_consistency = !answers).map(drop)
+    }
+
     /// Somebody removes a machine; its files stay.
     pub fn destroy(&self, machine: &str) -> Result<(), SimulatorError> {
         let id = self.find(machine)?;

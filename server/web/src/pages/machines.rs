@@ -18,6 +18,7 @@ use db::views::{
 };
 use db::{DeviceId, Goal, RunId, Start, TaskId, TrackingAlarm, VmId};
 use domain::job::JobError;
+use domain::tag::{TAG_LIST_LENGTH_MAX_CHARS, Tag};
 
 /// Newest points and runs on a machine's page.
 const HISTORY: i64 = 10;
@@ -46,6 +47,8 @@ struct List {
     tasks: Vec<TaskLine>,
     pager: Pager,
     note: Option<String>,
+    /// That machines have, to filter by.
+    tags: Vec<String>,
 }
 
 #[derive(Template)]
@@ -121,8 +124,10 @@ impl List {
     fn address(&self, state: &str, sort: &str) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         let (device, task) = (id_text(self.filter.device), id_text(self.filter.task));
+        let words = self.filter.words.as_str();
+        let tag = self.filter.tag.as_str();
         let fields =
-            [("q", self.filter.words.as_str()), ("device", &device), ("task", &task), ("state", state), ("sort", sort)];
+            [("q", words), ("device", &device), ("task", &task), ("tag", tag), ("state", state), ("sort", sort)];
         for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
             query.append_pair(name, value);
         }
@@ -152,12 +157,19 @@ impl List {
         self.filter.task == Some(*task)
     }
 
+    fn is_tag(&self, tag: &str) -> bool {
+        self.filter.tag == tag
+    }
+
     fn is_state(&self, state: &str) -> bool {
         self.filter.protection.map_or("", Protection::as_str) == state
     }
 
     fn is_filtered(&self) -> bool {
-        !self.filter.words.is_empty() || self.filter.device.is_some() || self.filter.task.is_some()
+        !self.filter.words.is_empty()
+            || self.filter.device.is_some()
+            || self.filter.task.is_some()
+            || !self.filter.tag.is_empty()
     }
 
     fn tabs(&self) -> [(Protection, i64); 4] {
@@ -190,6 +202,7 @@ fn filter_of(fields: &Fields) -> MachineFilter {
         words: fields.get("q").chars().take(200).collect(),
         device: fields.get("device").parse().ok(),
         task: fields.get("task").parse().ok(),
+        tag: Tag::parse(fields.get("tag")).map(|tag| tag.to_string()).unwrap_or_default(),
         protection: Protection::parse(fields.get("state")),
         sort: sort.to_owned(),
         page: page_number(fields),
@@ -211,12 +224,14 @@ async fn show(app: &App, session: &Session, filter: MachineFilter, note: Option<
         ("q", filter.words.as_str()),
         ("device", &id_text(filter.device)),
         ("task", &id_text(filter.task)),
+        ("tag", &filter.tag),
         ("state", filter.protection.map_or("", Protection::as_str)),
         ("sort", &filter.sort),
     ];
+    let tags = app.db().known_tags().await?;
     let pager = Pager::new("/machines", &query, filter.page, found.total, found.lines.len());
     let shell = Shell::new(app, session, Section::Machines, "Virtual machines").await?;
-    page(&List { shell, filter, found, goals, counts, devices, tasks, pager, note })
+    page(&List { shell, filter, found, goals, counts, devices, tasks, pager, note, tags })
 }
 
 /// `POST /machines`: with the picked machines.
@@ -224,6 +239,7 @@ pub async fn bulk(State(app): State<App>, session: Session, fields: Fields) -> R
     let picked: Vec<VmId> = fields.all("vm").filter_map(|id| id.parse().ok()).collect();
     match fields.get("do") {
         "run" => back_up(&app, &session, &picked).await,
+        action @ ("tag" | "untag") => super::machine_tags::change(&app, &session, &picked, action, &fields).await,
         "add" if session.role.allows(domain::permission::Permission::EditTasks) => {
             super::task_wizard::begin_with(&app, &session, picked).await
         }

@@ -14,6 +14,7 @@ mod goal;
 pub mod home;
 pub mod left_behind;
 pub mod location_new;
+pub mod machine_tags;
 pub mod machines;
 pub mod metrics;
 pub mod notifications;

@@ -10,7 +10,7 @@ use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::{AGE_MAX_DAYS, NUMBER_MAX, Retention, Rule, Scope};
 use domain::schedule::Schedule;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest name of a task.
 const NAME_LENGTH_MAX_CHARS: usize = 200;
@@ -101,8 +101,9 @@ pub struct Answers {
     pub method: String,
     /// A full every how many points; 0 = when it must be.
     pub full_every: u32,
-    /// Ask the guest to freeze.
-    pub quiesce: bool,
+    /// Whether guests freeze their file systems.
+    #[serde(deserialize_with = "read_quiesce")]
+    pub quiesce: Quiesce,
     /// Whether machines run meanwhile.
     #[serde(default)]
     pub mode: Mode,
@@ -136,7 +137,7 @@ impl Answers {
             repository: None,
             method: Method::Incremental.as_str().to_owned(),
             full_every: 0,
-            quiesce: true,
+            quiesce: Quiesce::default(),
             mode: Mode::default(),
             shutdown: Shutdown::default(),
             when: When::new(time_zone),
@@ -159,7 +160,7 @@ impl Answers {
             repository: Some(task.repository_id),
             method: task.method.as_str().to_owned(),
             full_every: task.full_every,
-            quiesce: task.quiesce == Quiesce::Prefer,
+            quiesce: task.quiesce,
             mode: task.mode,
             shutdown: task.shutdown(),
             goal: task.goal_minutes.map_or_else(|| goal::NONE.to_owned(), |minutes| minutes.to_string()),
@@ -234,7 +235,7 @@ impl Answers {
         method.as_str().clone_into(&mut self.method);
         self.mode = Mode::parse(fields.get("mode")).unwrap_or_default();
         self.take_shutdown(fields, problems);
-        self.quiesce = fields.get("quiesce") != "off";
+        self.quiesce = Quiesce::parse(fields.get("quiesce")).unwrap_or_default();
         match fields.number::<u32>("full_every") {
             Some(every) if every <= FULL_EVERY_MAX => self.full_every = every,
             _ if full => {}
@@ -305,7 +306,7 @@ impl Answers {
             retention: self.retention(),
             method: Method::parse(&self.method)?,
             full_every: self.full_every,
-            quiesce: if self.quiesce { Quiesce::Prefer } else { Quiesce::Off },
+            quiesce: self.quiesce,
             mode: self.mode,
             shutdown: self.shutdown,
             goal_minutes: goal::parse(&self.goal).and_then(goal::Choice::minutes),
@@ -315,6 +316,21 @@ impl Answers {
             excluded_disks: self.rules.excluded_disks.clone(),
         })
     }
+}
+
+/// Drafts of versions before “require” hold whether the guest is asked.
+fn read_quiesce<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Quiesce, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Asks(bool),
+        Policy(Quiesce),
+    }
+    Ok(match Stored::deserialize(deserializer)? {
+        Stored::Asks(true) => Quiesce::Prefer,
+        Stored::Asks(false) => Quiesce::Off,
+        Stored::Policy(policy) => policy,
+    })
 }
 
 #[cfg(test)]
@@ -389,6 +405,23 @@ mod tests {
         }
         let old: Answers = serde_json::from_value(old).unwrap();
         assert_eq!((old.mode, old.shutdown), (Mode::Hot, Shutdown::default()), "drafts of the version before");
+    }
+
+    #[test]
+    fn quiescing_is_required_preferred_or_off_and_once_was_yes_or_no() {
+        let mut answers = Answers::new("UTC");
+        assert_eq!(answers.quiesce, Quiesce::Prefer);
+        for (word, policy) in [("require", Quiesce::Require), ("off", Quiesce::Off), ("x", Quiesce::Prefer)] {
+            assert!(answer(&mut answers, Step::Method, &format!("method=full&quiesce={word}")).is_empty());
+            assert_eq!(answers.quiesce, policy);
+            let kept: Answers = serde_json::from_value(answers.to_json().unwrap()).unwrap();
+            assert_eq!(kept, answers);
+        }
+        for (asks, policy) in [(true, Quiesce::Prefer), (false, Quiesce::Off)] {
+            let mut old = answers.to_json().unwrap();
+            old["quiesce"] = asks.into();
+            assert_eq!(serde_json::from_value::<Answers>(old).unwrap().quiesce, policy, "drafts of the version before");
+        }
     }
 
     #[test]

@@ -121,6 +121,10 @@ impl Wizard {
         self.answers.mode.as_str() == word
     }
 
+    fn is_quiesce(&self, word: &str) -> bool {
+        self.answers.quiesce.as_str() == word
+    }
+
     fn is_policy(&self, word: &str) -> bool {
         self.answers.shutdown.if_still_on.as_str() == word
     }

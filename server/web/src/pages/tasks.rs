@@ -14,6 +14,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use db::views::{self, RunFilter, RunLine, Slice, TaskLine, TaskMachine};
 use db::{PointsAfter, Start, TaskId, VmId};
+use domain::machine::Quiesce;
 use domain::mode::{IfStillOn, Mode, Shutdown};
 use domain::retention::{Retention, Scope};
 use domain::schedule::Schedule;
@@ -71,10 +72,9 @@ pub fn method_word(method: &str) -> &'static str {
 }
 
 /// A mode in words, with what belongs to it.
-pub fn mode_words(mode: Mode, quiesce: bool, shutdown: Shutdown) -> String {
+pub fn mode_words(mode: Mode, quiesce: Quiesce, shutdown: Shutdown) -> String {
     let cold = match mode {
-        Mode::Hot if quiesce => return "Hot; quiesced if the guest can".to_owned(),
-        Mode::Hot => return "Hot; not quiesced".to_owned(),
+        Mode::Hot => return format!("Hot; {}", quiesce_words(quiesce)),
         Mode::Cold => "Cold: off while it is copied",
         Mode::ColdSnapshot => "Cold snapshot: off for seconds",
     };
@@ -83,7 +83,19 @@ pub fn mode_words(mode: Mode, quiesce: bool, shutdown: Shutdown) -> String {
         IfStillOn::PowerOff => "the machine is switched off",
         IfStillOn::Hot => "the machine is backed up running",
     };
-    format!("{cold}. {} min to shut down, then {then}", shutdown.limit_minutes)
+    let quiesced = match shutdown.if_still_on {
+        IfStillOn::Hot => format!(", {}", quiesce_words(quiesce)),
+        _ => String::new(),
+    };
+    format!("{cold}. {} min to shut down, then {then}{quiesced}", shutdown.limit_minutes)
+}
+
+const fn quiesce_words(quiesce: Quiesce) -> &'static str {
+    match quiesce {
+        Quiesce::Require => "quiesced or not at all",
+        Quiesce::Prefer => "quiesced if the guest can",
+        Quiesce::Off => "not quiesced",
+    }
 }
 
 impl One {
@@ -102,7 +114,7 @@ impl One {
     fn mode(&self) -> String {
         let task = &self.task;
         let limit_minutes = u32::try_from(task.shutdown_minutes).unwrap_or_default();
-        mode_words(task.mode, task.quiesce == "prefer", Shutdown { limit_minutes, if_still_on: task.if_still_on })
+        mode_words(task.mode, task.quiesce, Shutdown { limit_minutes, if_still_on: task.if_still_on })
     }
 }
 

@@ -1,8 +1,10 @@
 //! A task whose machines join by rule, from the wizard to its page.
 
 use super::world::{World, machine};
+use axum::http::StatusCode;
 use db::MachineInput;
 use domain::choice::{ExcludedDisk, Rule};
+use domain::permission::Role;
 
 /// The machine with a second disk.
 fn with_two_disks(name: &str) -> MachineInput {
@@ -61,4 +63,38 @@ async fn a_task_can_be_made_of_rules_alone_and_leave_a_disk_out() {
     assert!(page.contains("No longer on the host") && page.contains("Take it out"), "{page}");
     client.post(&format!("{path}/machines/{vm}/remove"), &[]).await.went_to();
     assert!(!client.get(&path).await.ok().contains("web-01</a>"));
+}
+
+#[tokio::test]
+async fn machines_are_tagged_one_by_one_or_many_at_once_and_found_by_it() {
+    let world = World::new().await;
+    world.device("esx-a", vec![machine("web-01", &[]), machine("web-02", &[]), machine("db-01", &[])]).await;
+    let mut client = world.administrator().await;
+    let (one, two) = (world.vm("web-01").await, world.vm("web-02").await);
+    let went = client.post(&format!("/machines/{one}/tags"), &[("tags", "Web, gold")]).await.went_to();
+    let page = client.get(&went).await.ok();
+    assert!(page.contains("The tags are saved") && page.contains(r#"value="gold, web""#), "{page}");
+    let (first, second) = (one.to_string(), two.to_string());
+    let picked = [("vm", first.as_str()), ("vm", second.as_str()), ("tags", "silver"), ("do", "tag")];
+    let went = client.post("/machines", &picked).await.went_to();
+    let page = client.get(&went).await.ok();
+    assert!(page.contains("2 machines fit the filter") && page.contains("web-02</a>"), "{page}");
+    assert!(!page.contains("db-01</a>") && page.contains(r#"<option value="silver" selected"#), "{page}");
+    let taken = [("vm", first.as_str()), ("tags", "silver gold"), ("do", "untag")];
+    client.post("/machines", &taken).await.went_to();
+    let page = client.get(&format!("/machines/{one}")).await.ok();
+    assert!(page.contains(r#"name="tags" value="web""#), "{page}");
+    let audit = client.get("/settings/audit").await.ok();
+    assert!(audit.contains("2 machines") && audit.contains("web-01"), "{audit}");
+
+    for (tags, why) in [("a/b", "letters, digits"), ("x".repeat(33).as_str(), "characters at most")] {
+        let answer = client.post(&format!("/machines/{one}/tags"), &[("tags", tags)]).await;
+        assert!(answer.status.is_client_error() && answer.body.contains(why), "{}", answer.body);
+    }
+    let viewer = world.client(Role::Viewer).await.post(&format!("/machines/{one}/tags"), &[("tags", "x")]).await;
+    assert_eq!(viewer.status, StatusCode::FORBIDDEN);
+    let page = client.post("/tasks/new", &[("name", "Web")]).await.went_to();
+    let again = client.post(&page, &[("rule_tags", "WEB"), ("except_tags", "gold"), ("do", "filter")]).await.went_to();
+    let page = client.get(&again).await.ok();
+    assert!(page.contains("1 machine fits") && page.contains("web-01"), "{page}");
 }

@@ -127,7 +127,9 @@ async fn create_task(world: &World, do_last: &str) -> String {
     let method = client.post(&location, &[("repository", made)]).await.went_to();
     let page = client.get(&method).await.ok();
     assert!(page.contains("shutdown_minutes") && page.contains(r#"value="hot" checked"#), "{page}");
+    assert!(page.contains(r#"name="quiesce" value="prefer" checked"#), "the default: {page}");
     let mut fields = vec![("method", "differential"), ("full_every", "7"), ("mode", "cold"), ("if_still_on", "hot")];
+    fields.push(("quiesce", "require"));
     fields.push(("shutdown_minutes", "500"));
     assert!(client.post(&method, &fields).await.again().contains("Minutes, from 1 to 120."));
     fields.pop();
@@ -139,7 +141,9 @@ async fn create_task(world: &World, do_last: &str) -> String {
     let retention = client.post(&schedule, &fields[..3]).await.went_to();
     let summary = client.post(&retention, &[("keep", "3")]).await.went_to();
     let page = client.get(&summary).await.ok();
-    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", "Differential, a full every 7 points"] {
+    let method = "Differential, a full every 7 points";
+    let mode = "then the machine is backed up running, quiesced or not at all";
+    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", method, mode] {
         assert!(page.contains(part), "{part}");
     }
     client.post(&summary, &[("do", do_last)]).await.went_to()

@@ -375,6 +375,7 @@ pub fn machine(name: &str, findings: &[Finding]) -> MachineInput {
         guest_name: "Debian GNU/Linux 12".to_owned(),
         guest_address: None,
         folder: String::new(),
+        pool: String::new(),
         disks: vec![DiskInput {
             disk_key: 2000,
             label: "Hard disk 1".to_owned(),

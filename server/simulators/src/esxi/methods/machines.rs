@@ -59,10 +59,18 @@ pub(super) fn power(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
     }
 }
 
+/// What only VMware Tools could do.
+pub(super) fn no_tools() -> SoapFault {
+    SoapFault::new("ToolsUnavailable", "VMware Tools is not running.")
+}
+
 pub(super) fn shutdown_guest(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> {
     let shared = call.host.find_machine(this)?;
     if !shared.lock().running() {
         return Err(SoapFault::power_state("poweredOff", Some("poweredOn")));
+    }
+    if !shared.lock().tools {
+        return Err(no_tools());
     }
     if call.injected == Some(Action::TaskStalls) {
         return Ok(Reply::none()); // the guest does not listen

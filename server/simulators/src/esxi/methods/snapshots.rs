@@ -38,6 +38,7 @@ pub(super) fn create(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> 
     }
     let (name, description) = (call.text("name").to_owned(), call.text("description").to_owned());
     let quiesce = call.node.flag("quiesce");
+    let heeded = call.injected != Some(Action::IgnoreQuiesce);
     let task = task::start_on_machine(
         call.host,
         &shared,
@@ -46,7 +47,10 @@ pub(super) fn create(call: &Call<'_>, this: &MoRef) -> Result<Reply, SoapFault> 
         call.injected.clone(),
         move |host, machine| {
             let mut machine = machine.lock();
-            let quiesced = quiesce && machine.running();
+            if quiesce && machine.running() && !machine.tools {
+                return Err(super::machines::no_tools());
+            }
+            let quiesced = quiesce && heeded && machine.running();
             let number = machine.create_snapshot(&name, &description, quiesced, now())?;
             host.save(&machine)?;
             host.record_snapshot(&machine, number)?;
