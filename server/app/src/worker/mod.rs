@@ -11,7 +11,8 @@ use crate::serve::data_dir::DataDir;
 use crate::serve::{Signals, options::data_dir_or_default, server_name};
 use clap::{Args, Subcommand};
 use db::{Address, CredentialKey, Database, Enrolment, WorkerKind};
-use domain::worker::{check_name, parse_tags};
+use domain::tag::Tags;
+use domain::worker::check_name;
 use engine::{Engine, EngineConfig, LocationOrder, Workers};
 use secrecy::ExposeSecret;
 use std::path::{Path, PathBuf};
@@ -86,12 +87,12 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 }
 
 async fn work(options: Options) -> Result<ExitCode, Failure> {
-    let tags = parse_tags(&options.tags).map_err(|error| Failure::new("The tags cannot be used", &error))?;
+    let tags = Tags::parse(&options.tags).map_err(|error| Failure::new("The tags cannot be used", &error))?;
     let mut signals = Signals::new()?;
     let data = DataDir::open_and_lock(&options.kept.folder())?;
     let enrolment = options.entry.enrolment(data.path()).await?;
     let config = EngineConfig {
-        tags,
+        tags: tags.words(),
         also_untagged: options.also_untagged,
         slots: usize::from(options.slots),
         ..config_of(data.path(), &enrolment)

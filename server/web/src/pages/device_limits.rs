@@ -1,11 +1,10 @@
 //! The part of a device's form that says how much at once, and how much space stays free.
 
 use crate::form::{Fields, Problems};
-use crate::format;
 use db::DeviceLimits;
 use db::views::DevicePage;
 use domain::bandwidth::Bandwidth;
-use domain::worker::parse_tags;
+use domain::tag::Tags;
 
 /// As typed.
 pub struct LimitFields {
@@ -52,17 +51,13 @@ impl LimitFields {
 
     /// The tag, or what is wrong with it. `Some(None)`: no tag.
     pub fn tag(&self, problems: &mut Problems) -> Option<Option<String>> {
-        match parse_tags(&self.worker_tag) {
-            Ok(tags) if tags.len() <= 1 => Some(tags.into_iter().next()),
-            Ok(_) => {
-                problems.add("worker_tag", "One tag, or none.");
-                None
-            }
-            Err(error) => {
-                problems.add("worker_tag", format::sentence(&error.to_string()));
-                None
-            }
-        }
+        let problem = match Tags::parse(&self.worker_tag).map(|tags| tags.words()) {
+            Ok(tags) if tags.len() <= 1 => return Some(tags.into_iter().next()),
+            Ok(_) => "One tag, or none.".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        problems.add("worker_tag", problem);
+        None
     }
 
     /// The jobs at once and the other limits, or what is wrong with them.
@@ -98,7 +93,7 @@ mod tests {
         };
         assert_eq!(read("worker_tag=").ok(), Some(None));
         assert_eq!(read("worker_tag=Site-B").ok(), Some(Some("site-b".to_owned())));
-        for wrong in ["a,b", "-x"] {
+        for wrong in ["a,b", "<b>"] {
             assert!(read(&format!("worker_tag={wrong}")).err().unwrap().of("worker_tag").is_some(), "{wrong}");
         }
     }
