@@ -115,9 +115,9 @@ async fn only_what_jobs_need(kept: &Enrolment, port: u16, folder: &Path) {
     };
     let wrong = [
         with(&|it| it.password = SecretString::from("wrong")),
-        with(&|it| it.account = "stillframe".to_owned()),
+        with(&|it| "stillframe".clone_into(&mut it.account)),
         // Never without TLS, and never with another certificate.
-        with(&|it| it.reach.ssl_mode = "disable".to_owned()),
+        with(&|it| "disable".clone_into(&mut it.reach.ssl_mode)),
         with(&|it| it.reach.certificate = Some(other_certificate(folder))),
     ];
     for (number, wrong) in wrong.iter().enumerate() {
@@ -219,7 +219,7 @@ impl Site {
         });
         match looked.await {
             Ok(found) => found,
-            Err(_) => panic!("it did not happen in time: {:#?}", self.states().await),
+            Err(tokio::time::error::Elapsed { .. }) => panic!("it did not happen in time: {:#?}", self.states().await),
         }
     }
 

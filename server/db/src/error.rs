@@ -41,6 +41,9 @@ pub enum Error {
     /// A worker that was removed, or whose place another process has taken.
     #[error("the worker {0} was removed, or another process has taken its place: enrol it again if it is to go on")]
     WorkerGone(String),
+    /// The database knows the account no more, or by another password.
+    #[error("the database does not let this account in")]
+    NotLetIn(#[source] sqlx::Error),
     /// The one-time token of a worker is wrong, used up or too old.
     #[error("the token is not valid: one works once, and for {hours} hours", hours = crate::workers::TOKEN_HOURS)]
     WorkerToken,
@@ -182,6 +185,8 @@ impl Error {
     }
 }
 
+/// No such account, or not by this password.
+const AUTHORIZATION_CLASS: &str = "28";
 /// Class 08: connection; 40: deadlock; 53: resources; 57: the server stops or starts.
 const TRANSIENT_CLASSES: [&str; 4] = ["08", "40", "53", "57"];
 
@@ -195,6 +200,9 @@ impl From<sqlx::Error> for Error {
                 let code = inner.code().unwrap_or_default();
                 if TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class)) {
                     return Self::Unavailable(error);
+                }
+                if code.starts_with(AUTHORIZATION_CLASS) {
+                    return Self::NotLetIn(error);
                 }
                 let constraint = inner.constraint().unwrap_or_default();
                 if inner.is_unique_violation()

@@ -184,7 +184,16 @@ async fn drop_database(connection: &mut PgConnection, name: &str) -> Result<()> 
         .execute(&mut *connection)
         .await?;
     // Of workers that were enrolled in it; accounts belong to the cluster.
-    sqlx::query(AssertSqlSafe(format!("drop role if exists stillframe_workers_{name}"))).execute(connection).await?;
+    let roles: Vec<String> = sqlx::query_scalar(
+        "select rolname::text from pg_roles
+         where rolname in ('stillframe_workers_' || $1, 'stillframe_workers_' || md5($1))",
+    )
+    .bind(name)
+    .fetch_all(&mut *connection)
+    .await?;
+    for role in roles {
+        sqlx::query(AssertSqlSafe(format!("drop role {role}"))).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub enum Maker {
     Nakivo,
     /// Commvault.
     Commvault,
-    /// Veritas NetBackup.
+    /// Veritas `NetBackup`.
     NetBackup,
     /// The script ghettoVCB.
     GhettoVcb,

@@ -178,7 +178,6 @@ async fn a_workers_account_does_jobs_and_nothing_else() {
         "update installation set setup_token_hash = null",
         "create table mine (x int)",
         "drop table job",
-        "set role stillframe",
     ] {
         let done = as_account(&db, &it.account, refused).await;
         let why = done.expect_err(refused);

@@ -26,8 +26,16 @@ const ACCOUNT_BYTES: usize = 6;
 const CLOSED_TABLES: [&str; 6] = ["account", "session", "login_failure", "audit_entry", "wizard_draft", "worker_token"];
 /// What a worker only reads.
 const READ_TABLES: [&str; 2] = ["_sqlx_migrations", "installation"];
+/// The accounts' group in SQL: roles belong to the whole cluster, so it is the database's. Names have 63 bytes at most.
+macro_rules! group_name {
+    () => {
+        "'stillframe_workers_' || case when octet_length(current_database()) <= 44 then current_database()
+             else md5(current_database()) end"
+    };
+}
+
 /// Postgres's code for “insufficient privilege”.
-const NOT_ALLOWED: &str = "42501";
+pub(super) const NOT_ALLOWED: &str = "42501";
 
 /// Where workers find the database.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
@@ -192,12 +200,10 @@ impl Database {
             let us = self.pool.connect_options().get_username().to_owned();
             return Err(Error::NoAccounts(us));
         }
-        made?;
+        let left = made?;
         let database: String = sqlx::query_scalar("select current_database()").fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
-        if let Some(old) = old {
-            self.cut_off(&old).await;
-        }
+        self.cut_off(&left).await;
         Ok(Enrolment { name, reach, database, account, password, credential_key: self.key.export() })
     }
 
@@ -211,31 +217,29 @@ impl Database {
                 .fetch_optional(&mut *transaction)
                 .await?;
         let account = account.ok_or_else(|| Error::not_found("worker", worker_id))?;
-        if let Some(account) = &account {
-            drop_account(&mut transaction, account).await?;
-        }
+        let left = match &account {
+            Some(account) => drop_account(&mut transaction, account).await?,
+            None => Vec::new(),
+        };
         transaction.commit().await?;
-        if let Some(account) = account {
-            self.cut_off(&account).await;
-        }
+        self.cut_off(&left).await;
         Ok(())
     }
 
     /// Gives the workers' accounts what a new version's tables need. Nothing is done where there are no workers.
     pub(crate) async fn grant_workers(&self) -> Result<()> {
         let mut connection = self.pool.acquire().await?;
-        let exists: bool = sqlx::query_scalar(
-            "select exists (select from pg_roles where rolname = 'stillframe_workers_' || current_database())",
-        )
-        .fetch_one(&mut *connection)
-        .await?;
+        let exists: bool =
+            sqlx::query_scalar(concat!("select exists (select from pg_roles where rolname = ", group_name!(), ")"))
+                .fetch_one(&mut *connection)
+                .await?;
         if exists { grant(&mut connection).await } else { Ok(()) }
     }
 
-    /// Ends the connections of an account that is gone. It could not connect again; this makes it end at once.
-    async fn cut_off(&self, account: &str) {
-        let ended = sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1")
-            .bind(account)
+    /// Ends the connections that an account had which is gone. It cannot connect again; this makes it end at once.
+    async fn cut_off(&self, processes: &[i32]) {
+        let ended = sqlx::query("select pg_terminate_backend(pid) from unnest($1::integer[]) pid")
+            .bind(processes)
             .execute(&self.pool)
             .await;
         if let Err(error) = ended {
@@ -244,7 +248,7 @@ impl Database {
     }
 }
 
-fn code_of(error: &Error) -> Option<String> {
+pub(super) fn code_of(error: &Error) -> Option<String> {
     match error {
         Error::Query(sqlx::Error::Database(inner)) => inner.code().map(std::borrow::Cow::into_owned),
         _ => None,
@@ -269,15 +273,16 @@ async fn run(connection: &mut PgConnection, form: &'static str, values: &[&str])
 }
 
 async fn group(connection: &mut PgConnection) -> Result<String> {
-    Ok(sqlx::query_scalar("select 'stillframe_workers_' || current_database()").fetch_one(connection).await?)
+    Ok(sqlx::query_scalar(concat!("select ", group_name!())).fetch_one(connection).await?)
 }
 
+/// Also drops the account it takes the place of; see [`drop_account`] for the answer.
 async fn make_account(
     connection: &mut PgConnection,
     account: &str,
     password: &SecretString,
     old: Option<&str>,
-) -> Result<()> {
+) -> Result<Vec<i32>> {
     let group = group(connection).await?;
     let exists: bool = sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)")
         .bind(&group)
@@ -289,14 +294,20 @@ async fn make_account(
     grant(connection).await?;
     run(connection, "create role %I login password %L in role %I", &[account, password.expose_secret(), &group])
         .await?;
-    if let Some(old) = old {
-        drop_account(connection, old).await?;
+    match old {
+        Some(old) => drop_account(connection, old).await,
+        None => Ok(Vec::new()),
     }
-    Ok(())
 }
 
-async fn drop_account(connection: &mut PgConnection, account: &str) -> Result<()> {
-    run(connection, "drop role if exists %I", &[account]).await
+/// Says which of the server's processes serve the account: once it is gone they cannot be told any more.
+async fn drop_account(connection: &mut PgConnection, account: &str) -> Result<Vec<i32>> {
+    let processes = sqlx::query_scalar("select pid from pg_stat_activity where usename = $1")
+        .bind(account)
+        .fetch_all(&mut *connection)
+        .await?;
+    run(connection, "drop role if exists %I", &[account]).await?;
+    Ok(processes)
 }
 
 /// Jobs read and write most tables; the rest is closed to workers.

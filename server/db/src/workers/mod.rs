@@ -7,6 +7,8 @@ mod place;
 
 pub use enrol::{Enrolment, Reach, TOKEN_HOURS};
 
+use enrol::{NOT_ALLOWED, code_of};
+
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::WorkerId;
@@ -98,8 +100,13 @@ impl Database {
         .bind(load_percent.map(|load| i32::try_from(load).unwrap_or(i32::MAX)))
         .bind(&it.host)
         .execute(&self.pool)
-        .await?;
-        if changed.rows_affected() == 0 { Err(Error::WorkerGone(it.name.clone())) } else { Ok(()) }
+        .await
+        .map_err(Error::from);
+        if changed.as_ref().is_err_and(|error| code_of(error).as_deref() == Some(NOT_ALLOWED)) {
+            // Its account went while it was connected.
+            return Err(Error::WorkerGone(it.name.clone()));
+        }
+        if changed?.rows_affected() == 0 { Err(Error::WorkerGone(it.name.clone())) } else { Ok(()) }
     }
 
     /// It stops by itself.

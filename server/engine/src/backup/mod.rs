@@ -30,10 +30,10 @@ use snapshot::Held;
 
 /// Runs the job.
 pub async fn run(ctx: &JobContext) -> Result<Outcome, JobError> {
-    if let Some(done) = ctx.unless_stopped(again::committed(ctx)).await? {
+    if let Some(done) = ctx.unless_stopped(Box::pin(again::committed(ctx))).await? {
         return Ok(done);
     }
-    let mut source = ctx.unless_stopped(prepare::prepare(ctx)).await?;
+    let mut source = ctx.unless_stopped(Box::pin(prepare::prepare(ctx))).await?;
     let mut power = Power::default();
     let made = with_snapshot(ctx, &mut source, &mut power).await;
     // Before anything is said about the backup: a machine that stays off is worse than one without a point.

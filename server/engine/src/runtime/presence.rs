@@ -39,7 +39,7 @@ impl Present {
         Ok(Self { core: Arc::clone(core), it, worker_id })
     }
 
-    /// Says so as often as a lease is renewed, until `stopping`. A worker that has no row any more, or whose row is another
+    /// Says so as often as a lease is renewed, until `stopping`. A worker that has no row or account any more, or whose row is another
     /// process's, cancels `gone`; a server writes itself down again.
     pub async fn keep(mut self, stopping: CancellationToken, gone: CancellationToken) {
         let mut ticks = tokio::time::interval(self.core.config.heartbeat_every);
@@ -52,7 +52,7 @@ impl Present {
             }
             if let Err(error) = self.beat().await {
                 tracing::warn!(error = %errors::chain(&error), "the sign of life");
-                if matches!(error, db::Error::WorkerGone(_)) {
+                if matches!(error, db::Error::WorkerGone(_) | db::Error::NotLetIn(_)) {
                     return gone.cancel();
                 }
             }

@@ -72,6 +72,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // a script takes answers and faults
     fn component(system: &str, enabled: u32, status: u32) -> Answer {
         let row = format!(
             "<E><Items><Msvm_VssComponent><SystemName>{system}</SystemName><EnabledState>{enabled}</EnabledState>\

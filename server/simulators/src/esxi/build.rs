@@ -30,6 +30,7 @@ pub(crate) struct PlannedDisk {
 }
 
 /// A machine to be made.
+#[allow(clippy::struct_excessive_bools)] // each is a setting of its own
 pub(crate) struct Plan {
     pub name: String,
     pub guest_id: String,

@@ -259,8 +259,8 @@ pub async fn save(State(app): State<App>, session: Session, Path(id): Path<Devic
             problems.add("accept", "Compare the certificate, and type the password again.");
         }
     }
-    if let (true, Some((max_jobs, limits)), Some(bandwidth), Some(tag), Some(port), Some(hyperv)) =
-        (problems.is_empty(), limits, bandwidth, tag, place.port(), place.hyperv())
+    if let (true, Some((max_jobs, limits)), Some(bandwidth), Some(port), Some(hyperv)) =
+        (problems.is_empty(), limits, bandwidth, place.port(), place.hyperv())
     {
         let update = DeviceUpdate {
             name: place.name.clone(),

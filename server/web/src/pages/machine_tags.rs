@@ -47,7 +47,7 @@ pub(super) async fn change(app: &App, session: &Session, picked: &[VmId], action
             let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("tag", tag).finish();
             go(format!("/machines?{query}&said=tags-saved"))
         }
-        _ => go("/machines?said=tags-saved".to_owned()),
+        _ => go("/machines?said=tags-saved"),
     }
 }
 

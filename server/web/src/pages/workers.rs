@@ -23,7 +23,7 @@ use serde_json::json;
 #[template(path = "settings/workers.html")]
 struct Workers {
     shell: Shell,
-    workers: Vec<WorkerLine>,
+    all: Vec<WorkerLine>,
     stranded: Vec<StrandedJob>,
     can_be_reached: bool,
 }
@@ -91,9 +91,9 @@ impl Workers {
 
 /// `GET /workers`
 pub async fn list(State(app): State<App>, session: Session) -> Result {
-    let (workers, stranded) = tokio::try_join!(views::workers(app.db()), views::stranded_jobs(app.db()))?;
+    let (all, stranded) = tokio::try_join!(views::workers(app.db()), views::stranded_jobs(app.db()))?;
     let shell = Shell::new(&app, &session, Section::Settings, "Workers").await?;
-    page(&Workers { shell, workers, stranded, can_be_reached: app.given.workers_reach.is_some() })
+    page(&Workers { shell, all, stranded, can_be_reached: app.given.workers_reach.is_some() })
 }
 
 /// `POST /workers`: a token that lets one worker in.
@@ -144,7 +144,7 @@ fn command(app: &App, headers: &HeaderMap, secret: &str, tags: Option<&str>) -> 
     let scheme = if app.given.secure { "https" } else { "http" };
     let pin = app.given.certificate_sha256.map(|sha256| format!(".{}", hex::encode(sha256))).unwrap_or_default();
     let tags = tags.map(|tags| format!(" --tags {tags}")).unwrap_or_default();
-    format!("stillframe worker --server {scheme}://{host} --token {secret}{pin}{tags}")
+    format!("stillframe worker --server {scheme}://{host} --token={secret}{pin}{tags}")
 }
 
 async fn worker_of(app: &App, worker: WorkerId) -> Result<WorkerLine> {

@@ -142,8 +142,8 @@ async fn create_task(world: &World, do_last: &str) -> String {
     let summary = client.post(&retention, &[("keep", "3")]).await.went_to();
     let page = client.get(&summary).await.ok();
     let method = "Differential, a full every 7 points";
-    let mode = "then the machine is backed up running, quiesced or not at all";
-    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", method, mode] {
+    let end = "then the machine is backed up running, quiesced or not at all";
+    for part in ["Nightly", "web-01", "db-01", "NAS", "02:30", "last 3 points", method, end] {
         assert!(page.contains(part), "{part}");
     }
     client.post(&summary, &[("do", do_last)]).await.went_to()

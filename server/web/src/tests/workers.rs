@@ -30,7 +30,7 @@ async fn a_worker_is_added_drained_and_removed() {
     let own = world.db().register_worker(&server()).await.unwrap();
     let page = admin.post("/workers", &[]).await;
     assert_eq!(page.status, StatusCode::OK, "{}", page.body);
-    let token = page.body.split("--token ").nth(1).unwrap().split(['<', ' ']).next().unwrap().to_owned();
+    let token = page.body.split("--token=").nth(1).unwrap().split(['<', ' ']).next().unwrap().to_owned();
     let (secret, pin) = token.split_once('.').expect("the certificate's fingerprint is in it");
     assert_eq!(pin, hex::encode(super::world::FINGERPRINT));
 
