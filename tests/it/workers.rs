@@ -234,14 +234,27 @@ impl Site {
     }
 }
 
+/// After how many machines the worker is killed, and the server, and the server starts again. `KILL_SEED` picks others.
+#[allow(clippy::disallowed_methods)] // a seed of a test, by hand
+fn moments() -> [usize; 3] {
+    let seed: u64 = std::env::var("KILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let worker = random.usize(0..12);
+    let server = worker + random.usize(0..12);
+    let moments = [worker, server, server + random.usize(0..8)];
+    println!("KILL_SEED={seed}: {moments:?}");
+    moments
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forty_machines_come_through_the_death_of_a_worker_and_of_the_server() {
+    let moments = moments();
     let mut site = Site::new().await;
-    site.until(6, "worker-2/").await;
+    site.until(moments[0], "worker-2/").await;
     site.workers.pop().expect("two").kill();
-    site.until(14, site.server_name().await.as_str()).await;
+    site.until(moments[1], site.server_name().await.as_str()).await;
     site.server.take().expect("it runs").kill();
-    site.until(18, "worker-1/").await;
+    site.until(moments[2], "worker-1/").await;
     let options = site.options.clone();
     site.server = Some(on_a_thread(move || Server::start(&options)).await);
     site.look(async |jobs| jobs.iter().all(|job| job.state.is_final()).then_some(())).await;
