@@ -2,7 +2,7 @@
 
 use super::fixture::{self, LIMITS};
 use crate::testing::{TestDatabase, database};
-use crate::views::{stranded_jobs, worker_line, workers};
+use crate::views::{stranded_jobs, troubles, worker_line, workers};
 use crate::{Conflict, DeviceId, Enrolment, Error, NewJob, Presence, Reach, RepositoryId, WorkerId, WorkerKind};
 use domain::job::JobKind;
 use secrecy::{ExposeSecret, SecretString};
@@ -115,6 +115,8 @@ async fn a_drained_worker_takes_nothing_and_a_lost_one_shows() {
     assert!(matches!(db.worker_beat(id, &it, None).await, Err(Error::WorkerGone(name)) if name == "plain"));
     db.execute("update worker set seen_at = now() - interval '61 seconds'").await;
     assert!(!worker_line(&db, id).await.unwrap().unwrap().alive);
+    let told = troubles(&db).await.unwrap();
+    assert!(told.iter().any(|trouble| trouble.title == "The worker plain is lost"), "{told:?}");
     db.worker_beat(id, &newer, None).await.unwrap();
     db.worker_stopped(id, &newer).await.unwrap();
     let line = worker_line(&db, id).await.unwrap().unwrap();

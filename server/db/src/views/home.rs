@@ -74,6 +74,8 @@ pub enum TroubleKind {
     Device(DeviceId),
     /// A repository.
     Repository(RepositoryId),
+    /// A worker.
+    Worker,
     /// Machines that are in no task.
     Unprotected,
 }
@@ -93,6 +95,7 @@ pub async fn troubles(db: &Database) -> Result<Vec<Trouble>> {
     all.extend(tracking_troubles(db).await?);
     all.extend(device_troubles(db).await?);
     all.extend(repository_troubles(db).await?);
+    all.extend(lost_workers(db).await?);
     all.extend(unprotected(db).await?);
     all.sort_by_key(|trouble| !trouble.is_error);
     Ok(all)
@@ -238,6 +241,24 @@ async fn repository_troubles(db: &Database) -> Result<Vec<Trouble>> {
                 (false, format!("{} is nearly full", it.name), detail)
             };
             Some(Trouble { is_error, kind: TroubleKind::Repository(it.repository_id), name: it.name, title, detail })
+        })
+        .collect())
+}
+
+/// Workers that went without a word: what they alone can reach is not backed up.
+async fn lost_workers(db: &Database) -> Result<Vec<Trouble>> {
+    let workers = super::workers(db).await?.into_iter();
+    let lost = workers.filter(|it| it.is_lost()).take(TROUBLES_MAX.unsigned_abs() as usize);
+    Ok(lost
+        .map(|it| Trouble {
+            is_error: true,
+            kind: TroubleKind::Worker,
+            title: format!("The worker {} is lost", it.name),
+            detail: format!(
+                "Nothing was heard of it for more than a minute. Look at {}; others go on with what they can reach.",
+                it.host
+            ),
+            name: it.name,
         })
         .collect())
 }

@@ -55,6 +55,13 @@ pub struct WorkerLine {
     pub stopped_at: Option<Timestamp>,
 }
 
+impl WorkerLine {
+    /// It went without a word. A server that is away shows no page, and comes back under its own name.
+    pub fn is_lost(&self) -> bool {
+        self.kind == WorkerKind::Worker && self.started_at.is_some() && self.stopped_at.is_none() && !self.alive
+    }
+}
+
 const WORKER: &str = "
     select w.*, coalesce(w.stopped_at is null and w.seen_at > now() - make_interval(secs => $1), false) as alive,
         (select count(*) from job j where j.state = 'running' and split_part(j.leased_by, '/', 1) = w.name) as jobs

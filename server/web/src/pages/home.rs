@@ -207,6 +207,7 @@ fn action(trouble: &Trouble) -> (String, &'static str) {
         TroubleKind::Machine(vm, None) | TroubleKind::Tracking(vm) => (format!("/machines/{vm}"), "Open machine"),
         TroubleKind::Device(device) => (format!("/devices/{device}"), "Open device"),
         TroubleKind::Repository(repository) => (format!("/storage/{repository}"), "Open location"),
+        TroubleKind::Worker => ("/workers".to_owned(), "Show the workers"),
         TroubleKind::Unprotected => ("/machines?state=not".to_owned(), "Show them"),
     }
 }

@@ -210,7 +210,8 @@ pub async fn enrol(State(app): State<App>, headers: HeaderMap, body: Bytes) -> R
     match app.db().enrol_worker(tokens::hash(token), &coming.name, reach).await {
         Ok(enrolment) => {
             let action = "worker.enrolled";
-            let entry = Audit { account_id: None, actor: "", action, subject: &enrolment.name, detail: "" };
+            let entry =
+                Audit { account_id: None, actor: "a worker’s token", action, subject: &enrolment.name, detail: "" };
             if let Err(error) = app.db().audit(&entry).await {
                 tracing::error!(%error, "not in the audit log: {} was enrolled", enrolment.name);
             }
