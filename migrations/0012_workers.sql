@@ -53,3 +53,6 @@ create unique index repository_path on repository (kind, path, seen_by);
 
 -- The point that a backup was about to commit: an attempt that comes after a death does not make a second one.
 alter table job add column point_id uuid;
+
+-- The first job that waits, of a run on a device.
+create index job_waiting on job (coalesce(run_id, 0), coalesce(device_id, 0), run_after, job_id) where state = 'queued';

@@ -35,7 +35,8 @@ pub(crate) use may_take;
 
 /// The job that is next, of those this worker may take: by priority; of the runs the one that has fewest jobs at work, so that a large one does not keep the
 /// others waiting; of its jobs the oldest. Devices, datastores and repositories that have as many jobs as they may are passed over.
-/// A worker without a row is a server that did not tell of itself.
+/// A worker without a row is a server that did not tell of itself. Thousands may wait: what a run's jobs on a device have in
+/// common is looked at once for all of them (`batch`, `open`), and only the first of each is looked for (index `job_waiting`).
 const NEXT: &str = concat!(
     "with me as (
         select n.name, coalesce(w.worker_id, 0) as worker_id, coalesce(w.kind = 'server', true) as server,
@@ -60,25 +61,37 @@ const NEXT: &str = concat!(
         select device_id, datastore from used_datastore join device using (device_id)
         group by device_id, datastore, max_jobs_datastore having count(*) >= max_jobs_datastore),
     of_run as (select run_id, count(*) as jobs from running group by run_id),
-    candidate as (
-        select j.job_id from me, job j left join of_run using (run_id)
-        where j.state = 'queued' and j.run_after <= now() and j.kind = any($2) and not me.draining and ",
+    batch as materialized (
+        select run_id, device_id, repository_id, kind, priority from job
+        where state = 'queued' and run_after <= now() and kind = any($2)
+        group by run_id, device_id, repository_id, kind, priority),
+    open as materialized (
+        select j.*, coalesce(of_run.jobs, 0) as jobs from me, batch j left join of_run using (run_id)
+        where not me.draining and ",
     may_take!(),
-    "       and not exists (select from job r where r.state = 'running' and r.concurrency_key = j.concurrency_key)
-            and (j.kind not in ('backup', 'restore')
+    "       and (j.kind not in ('backup', 'restore')
                  or ((select count(*) from running where worker = me.name) < $3
                      and not exists (select from busy_device b where b.device_id = j.device_id)
-                     and not exists (select from busy_repository b where b.repository_id = j.repository_id)
-                     and not exists (select from busy_datastore b where b.device_id = j.device_id
+                     and not exists (select from busy_repository b where b.repository_id = j.repository_id)))),
+    candidate as (
+        select first.job_id from open cross join lateral (
+            select j.job_id, j.run_after from job j
+            where j.state = 'queued' and j.run_after <= now() and j.kind = open.kind and j.priority = open.priority
+                and coalesce(j.run_id, 0) = coalesce(open.run_id, 0)
+                and coalesce(j.device_id, 0) = coalesce(open.device_id, 0)
+                and j.repository_id is not distinct from open.repository_id
+                and not exists (select from job r where r.state = 'running' and r.concurrency_key = j.concurrency_key)
+                and (j.kind not in ('backup', 'restore')
+                     or not exists (select from busy_datastore b where b.device_id = j.device_id
                          and (j.kind = 'restore' and b.datastore = j.payload->>'datastore'
                               or j.kind = 'backup' and exists (select from virtual_disk k
-                                  where k.vm_id = j.vm_id and k.datastore = b.datastore)))))
-        order by j.priority desc, coalesce(of_run.jobs, 0), j.run_after, j.job_id limit 1
-        for update of j skip locked)
+                                  where k.vm_id = j.vm_id and k.datastore = b.datastore))))
+            order by j.run_after, j.job_id limit 1 for update of j skip locked) first
+        order by open.priority desc, open.jobs, first.run_after, first.job_id limit 1)
     update job set state = 'running', fence = fence + 1, attempt = attempt + 1, leased_by = $1,
         lease_expires_at = now() + make_interval(secs => $4), started_at = now(), finished_at = null,
         phase = '', bytes_total = 0, bytes_done = 0, bytes_stored = 0, bytes_per_second = 0, updated_at = now()
-    from candidate where job.job_id = candidate.job_id returning job.*"
+    from candidate where job.job_id = candidate.job_id and job.state = 'queued' returning job.*"
 );
 
 /// Jobs reaped in one go.
