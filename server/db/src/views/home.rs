@@ -1,6 +1,6 @@
 //! The start page.
 
-use super::{MachineFilter, ProtectionCounts, protection_counts};
+use super::{MachineFilter, ProtectionCounts, WorkerLine, protection_counts};
 use crate::column::{Time, Word};
 use crate::ids::{DeviceId, RepositoryId, RunId, TaskId, VmId};
 use crate::runs::RunKind;
@@ -248,7 +248,7 @@ async fn repository_troubles(db: &Database) -> Result<Vec<Trouble>> {
 /// Workers that went without a word: what they alone can reach is not backed up.
 async fn lost_workers(db: &Database) -> Result<Vec<Trouble>> {
     let workers = super::workers(db).await?.into_iter();
-    let lost = workers.filter(|it| it.is_lost()).take(TROUBLES_MAX.unsigned_abs() as usize);
+    let lost = workers.filter(WorkerLine::is_lost).take(TROUBLES_MAX.unsigned_abs() as usize);
     Ok(lost
         .map(|it| Trouble {
             is_error: true,
