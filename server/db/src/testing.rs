@@ -48,6 +48,12 @@ pub async fn database_with(key: CredentialKey) -> TestDatabase {
     make(key).await.expect("a database for the test")
 }
 
+/// Has Postgres look at its tables, as autovacuum does everywhere but in the tests' cluster: it plans by what it found.
+pub async fn analyze(database: &Database) -> Result<()> {
+    sqlx::raw_sql("analyze").execute(&database.pool).await?;
+    Ok(())
+}
+
 /// A cluster's template and sockets are made by one process at a time.
 struct Lock(#[allow(dead_code)] File);
 
