@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, Options, Server, Worker};
+use support::{Client, Options, Server, Worker, stillframe};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -94,13 +94,32 @@ async fn a_worker_comes_in_by_its_token_and_goes_when_it_is_removed() {
     let kept = Enrolment::from_json(&kept).expect("an enrolment");
     only_what_jobs_need(&kept, port, folder.path()).await;
 
-    let id = views::workers(&joined(&kept).await.expect("the account works")).await.expect("workers");
-    let id = id.iter().find(|line| line.name == "b-1").expect("the worker").worker_id;
-    let gone = admin.submit("/workers", &format!("/workers/{id}/remove"), &[]).await;
+    let (made, place) = add_location(&data, folder.path()).await;
+    assert!(made.contains("recovery key"), "{made}");
+    let database = joined(&kept).await.expect("the account works");
+    let location = database.repositories().await.expect("locations").remove(0);
+    assert_eq!((location.name.as_str(), location.path.as_str()), ("Site B", place.as_str()));
+    let worker = views::workers(&database).await.expect("workers");
+    let worker = worker.iter().find(|line| line.name == "b-1").expect("the worker").worker_id;
+    assert_eq!(database.repository_seen_by(location.repository_id).await.expect("who"), [worker], "it alone sees it");
+
+    let gone = admin.submit("/workers", &format!("/workers/{worker}/remove"), &[]).await;
     assert_eq!(gone.status, 303, "{}", gone.body);
     let ended = on_a_thread(move || second.ended()).await;
     assert!(!ended.success(), "it does not go on as if nothing were");
     assert!(joined(&kept).await.is_err(), "its account is gone");
+}
+
+/// A repository in a folder of the worker's machine, made while the worker is at work: what was said, and the folder.
+async fn add_location(data: &Path, folder: &Path) -> (String, String) {
+    let place = folder.canonicalize().expect("a folder").join("of-site-b").display().to_string();
+    let mut command = Command::new(stillframe());
+    command.args(["worker", "add-location", "--name", "Site B", "--path", &place, "--data-dir"]).arg(data);
+    command.env("STILLFRAME_PASSPHRASE", "correct horse battery staple");
+    let output = on_a_thread(move || command.output().expect("it runs")).await;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    (said, place)
 }
 
 async fn only_what_jobs_need(kept: &Enrolment, port: u16, folder: &Path) {

@@ -21,8 +21,6 @@ const OWN_TOKEN_DIGITS: usize = 32;
 pub enum Maker {
     /// Veeam Backup & Replication.
     Veeam,
-    /// NAKIVO Backup & Replication.
-    Nakivo,
     /// Commvault.
     Commvault,
     /// Veritas `NetBackup`.
@@ -43,11 +41,9 @@ enum Sign {
 }
 
 /// Names, and where each is known from.
-const NAMES: [(Sign, Maker); 6] = [
+const NAMES: [(Sign, Maker); 5] = [
     // Veeam's knowledge base, KB1790: what the snapshot of a running job is called.
     (Sign::Is("VEEAM BACKUP TEMPORARY SNAPSHOT"), Maker::Veeam),
-    // The product's name stands in front.
-    (Sign::Starts("NAKIVO"), Maker::Nakivo),
     // The constant in Commvault's own Python toolkit, and vCheck's list of backup programs' snapshots.
     (Sign::Is("__GX_BACKUP__"), Maker::Commvault),
     // vCheck for vSphere, the same list.
@@ -63,7 +59,6 @@ impl Maker {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Veeam => "veeam",
-            Self::Nakivo => "nakivo",
             Self::Commvault => "commvault",
             Self::NetBackup => "net_backup",
             Self::GhettoVcb => "ghetto_vcb",
@@ -92,7 +87,6 @@ impl Maker {
     pub const fn because(self) -> &'static str {
         match self {
             Self::Veeam => "Veeam Backup & Replication gives its temporary snapshots this name.",
-            Self::Nakivo => "Its name begins as those of NAKIVO Backup & Replication do.",
             Self::Commvault => "Commvault gives its snapshots this name.",
             Self::NetBackup => "Its name begins as those of Veritas NetBackup do.",
             Self::GhettoVcb => "Its name begins as those of the script ghettoVCB do.",
@@ -122,7 +116,6 @@ mod tests {
     fn backup_programs_are_known_by_their_names_and_users_snapshots_are_not() {
         for (name, maker) in [
             ("VEEAM BACKUP TEMPORARY SNAPSHOT", Maker::Veeam),
-            ("NAKIVO Backup & Replication", Maker::Nakivo),
             ("__GX_BACKUP__", Maker::Commvault),
             ("NBU_SNAPSHOT host 1498592412", Maker::NetBackup),
             ("ghettoVCB-snapshot-2026-11-30", Maker::GhettoVcb),
@@ -144,7 +137,7 @@ mod tests {
         ] {
             assert_eq!(Maker::of(name, false), None, "{name}");
         }
-        assert_eq!(Maker::of(&format!("NAKIVO{}", "x".repeat(NAME_BYTES_MAX)), false), None);
+        assert_eq!(Maker::of(&format!("NBU_SNAPSHOT{}", "x".repeat(NAME_BYTES_MAX)), false), None);
     }
 
     #[test]

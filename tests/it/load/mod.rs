@@ -274,7 +274,7 @@ async fn ask_for_leases(db: db::Database, stop: CancellationToken) -> Times {
     let mut times = Times(Vec::new());
     while !stop.is_cancelled() {
         let begun = Instant::now();
-        let job = db.lease_job("onlooker", &[JobKind::Backup], LeaseLimits { copies_total: 0 }).await.expect("a look");
+        let job = db.lease_job("onlooker", &[JobKind::Backup], LeaseLimits { copies: 0 }).await.expect("a look");
         times.0.push(begun.elapsed());
         assert!(job.is_none());
         tokio::time::sleep(Duration::from_millis(50)).await;

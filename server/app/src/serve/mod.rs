@@ -19,6 +19,7 @@ use demo::SimulatedHosts;
 use domain::{Clock, SystemClock};
 use engine::{Engine, EngineConfig, Workers};
 use listen::Listener;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -121,11 +122,20 @@ fn network(options: &Options, data: &DataDir) -> Result<Option<Network>, Failure
     Ok(Some(Network { listen, certificate, key }))
 }
 
+/// The authority that `sslrootcert=FILE` names: a worker has no such file.
+fn root_certificate(url: &SecretString) -> Result<Option<String>, Failure> {
+    let Ok(url) = url::Url::parse(url.expose_secret()) else { return Ok(None) };
+    let Some((_, path)) = url.query_pairs().find(|(name, _)| name == "sslrootcert") else { return Ok(None) };
+    std::fs::read_to_string(path.as_ref())
+        .map(Some)
+        .map_err(|error| Failure::new(format!("{path}, which DATABASE_URL names, cannot be read"), &error))
+}
+
 /// Where workers find the database: what an enrolled one is told.
 fn reach(options: &Options, data: &DataDir) -> Result<Option<Reach>, Failure> {
     if let Some(url) = options.database_url() {
         let reach = Reach::of_url(&url).map_err(|error| Failure::new("DATABASE_URL cannot be used", &error))?;
-        return Ok(Some(reach));
+        return Ok(Some(Reach { certificate: root_certificate(&url)?, ..reach }));
     }
     Ok(network(options, data)?.map(|network| Reach {
         host: (!network.listen.ip().is_unspecified() && !network.listen.ip().is_loopback())

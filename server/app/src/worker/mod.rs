@@ -12,11 +12,13 @@ use crate::serve::{Signals, options::data_dir_or_default, server_name};
 use clap::{Args, Subcommand};
 use db::{Address, CredentialKey, Database, Enrolment, WorkerKind};
 use domain::tag::Tags;
-use domain::worker::check_name;
 use engine::{Engine, EngineConfig, LocationOrder, Workers};
 use secrecy::ExposeSecret;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// As in the console.
+const LOCATION_NAME_CHARS_MAX: usize = 200;
 
 /// See the program's `--help`.
 #[derive(Debug, Args)]
@@ -127,8 +129,17 @@ async fn join(enrolment: &Enrolment) -> Result<Database, Failure> {
         .ok_or_else(|| Failure::because("The key of stored passwords cannot be used", "it is damaged"))?;
     Database::join(&Address::of_worker(enrolment), key).await.map_err(|error| {
         let place = enrolment.reach.host.as_deref().unwrap_or("localhost");
-        Failure::new(format!("The server's database at {place}, port {}, cannot be used", enrolment.reach.port), &error)
-            .hint("Was the worker removed in the console? Then add it again there, and start it with the new token.")
+        let what = format!("The server's database at {place}, port {}, cannot be used", enrolment.reach.port);
+        let failure = Failure::new(what, &error);
+        match error {
+            db::Error::NotLetIn(_) => failure.hint(
+                "Was the worker removed in the console? Then add it again there, and start it with the new token.",
+            ),
+            db::Error::Unavailable(_) => {
+                failure.hint("Does the server run, and does a firewall let this machine reach it?")
+            }
+            _ => failure,
+        }
     })
 }
 
@@ -139,7 +150,9 @@ async fn add_location(
     passphrase: &PassphraseSource,
 ) -> Result<ExitCode, Failure> {
     let what = || format!("The location “{name}” could not be added");
-    check_name(name).map_err(|error| Failure::new(what(), &error))?;
+    if name.trim().is_empty() || name.chars().count() > LOCATION_NAME_CHARS_MAX {
+        return Err(Failure::because(what(), format!("a name has 1 to {LOCATION_NAME_CHARS_MAX} characters")));
+    }
     let enrolment = enrol::kept(data)?.ok_or_else(|| {
         Failure::because(what(), format!("no worker was enrolled with the data folder {}", data.display()))
             .hint("Start it once with the command that the console shows, then try again.")

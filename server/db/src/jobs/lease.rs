@@ -33,10 +33,12 @@ macro_rules! may_take {
 }
 pub(crate) use may_take;
 
-/// The job that is next, of those this worker may take: by priority; of the runs the one that has fewest jobs at work, so that a large one does not keep the
-/// others waiting; of its jobs the oldest. Devices, datastores and repositories that have as many jobs as they may are passed over.
-/// A worker without a row is a server that did not tell of itself. Thousands may wait: what a run's jobs on a device have in
-/// common is looked at once for all of them (`batch`, `open`), and only the first of each is looked for (index `job_waiting`).
+/// The job that is next, of those this worker may take: by priority; of the runs the one that has fewest jobs at work, so that
+/// a large one does not keep the others waiting; of its jobs the oldest. Devices, datastores and repositories that have as
+/// many jobs as they may are passed over. A worker without a row is a server that did not tell of itself.
+///
+/// Thousands may wait: what a run's jobs on a device have in common is looked at once for all of them (`batch`, `open`), and
+/// only the first of each is looked for (index `job_waiting`).
 const NEXT: &str = concat!(
     "with me as (
         select n.name, coalesce(w.worker_id, 0) as worker_id, coalesce(w.kind = 'server', true) as server,
@@ -100,8 +102,9 @@ const REAPED_MAX: i64 = 500;
 /// How many copies may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseLimits {
-    /// Backups and restores at a time of this worker, over all devices. Devices, their datastores and repositories have their own limits.
-    pub copies_total: u32,
+    /// Backups and restores of this worker at a time, over all devices. Devices, their datastores and repositories have
+    /// their own limits, for all workers together.
+    pub copies: u32,
 }
 
 /// Answer to a heartbeat.
@@ -161,7 +164,7 @@ impl Database {
         let job: Option<Job> = sqlx::query_as(NEXT)
             .bind(worker)
             .bind(kinds)
-            .bind(i64::from(limits.copies_total))
+            .bind(i64::from(limits.copies))
             .bind(f64::from(LEASE_SECONDS))
             .fetch_optional(&mut *transaction)
             .await?;

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-pub(super) const LIMITS: LeaseLimits = LeaseLimits { copies_total: 100 };
+pub(super) const LIMITS: LeaseLimits = LeaseLimits { copies: 100 };
 pub(super) const GIB: u64 = 1 << 30;
 
 pub(super) fn new_device(name: &str) -> NewDevice {

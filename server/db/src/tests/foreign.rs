@@ -54,7 +54,7 @@ async fn what_is_a_day_old_is_listed_until_it_is_gone_and_ours_never() {
         // Ours, by its name; and ours, to which the host has given a name of its own.
         found("s-3", "stillframe-1-own", old),
         found("s-own", "web - Backup - (1)", old),
-        ForeignInput { machine: "ref-of-none".to_owned(), ..found("s-4", "NAKIVO", old) },
+        ForeignInput { machine: "ref-of-none".to_owned(), ..found("s-4", "__GX_BACKUP__", old) },
     ];
     db.apply_inventory(device_id, &inventory(all)).await.unwrap();
     assert_eq!(names(&db).await, ["VEEAM BACKUP TEMPORARY SNAPSHOT"]);

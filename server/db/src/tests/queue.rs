@@ -30,7 +30,7 @@ async fn many_workers_take_each_job_once_and_keep_the_limits() {
     let machines: Vec<_> = machines_one.into_iter().chain(machines_two).collect();
     let task_id = fixture::task(&db, "nightly", &machines).await;
     db.start_run(task_id, "anna", None).await.unwrap();
-    let limits = LeaseLimits { copies_total: 6 };
+    let limits = LeaseLimits { copies: 6 };
 
     let workers = (0..WORKERS).map(|n| {
         let database = db.database.clone();
@@ -92,7 +92,7 @@ async fn housekeeping_does_not_pile_up_and_takes_no_slot_of_copies() {
     assert!(job_id.is_some());
     assert_eq!(db.enqueue_housekeeping(JobKind::Inventory, device_id).await.unwrap(), None);
     assert!(db.enqueue_housekeeping(JobKind::Reconcile, device_id).await.unwrap().is_some());
-    let none = LeaseLimits { copies_total: 0 };
+    let none = LeaseLimits { copies: 0 };
     assert!(db.lease_job("w", &[JobKind::Backup], none).await.unwrap().is_none());
     let job = db.lease_job("w", &[JobKind::Inventory], none).await.unwrap().unwrap();
     assert_eq!((Some(job.job_id), job.title.as_str()), (job_id, "one"));

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 
 /// Lines of jobs that nobody can take, at most.
 const WAITING_MAX: i64 = 50;
+/// A job that could begin so lately is not told yet: somebody is about to take it.
+const STRANDED_AFTER_SECONDS: u32 = 10;
 
 /// A worker.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -114,7 +116,7 @@ pub async fn stranded_jobs(db: &Database) -> Result<Vec<StrandedJob>> {
              case when r.kind = 'folder' then r.repository_id end as folder,
              case when r.kind = 'folder' then r.name end as location, j.run_after
          from job j left join device d using (device_id) left join repository r using (repository_id)
-         where j.state = 'queued' and j.run_after <= now() - interval '10 seconds' and not exists (
+         where j.state = 'queued' and j.run_after <= now() - make_interval(secs => $3) and not exists (
              select from (select worker_id, kind = 'server' as server, tags,
                      kind = 'server' or cardinality(tags) = 0 or also_untagged as untagged from worker
                  where stopped_at is null and seen_at > now() - make_interval(secs => $1)) me
@@ -125,6 +127,7 @@ pub async fn stranded_jobs(db: &Database) -> Result<Vec<StrandedJob>> {
     ))
     .bind(f64::from(LOST_SECONDS))
     .bind(WAITING_MAX)
+    .bind(f64::from(STRANDED_AFTER_SECONDS))
     .fetch_all(&db.pool)
     .await?)
 }

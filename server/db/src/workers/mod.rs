@@ -130,7 +130,6 @@ impl Database {
         if changed.rows_affected() == 0 {
             return Err(Error::not_found("worker", worker_id));
         }
-        let mut connection = self.pool.acquire().await?;
-        crate::events::notify(&mut connection, crate::events::Event::JobsWaiting).await
+        self.look_again().await
     }
 }

@@ -51,7 +51,7 @@ impl Database {
     }
 
     /// Jobs that nobody could take may be somebody's now.
-    async fn look_again(&self) -> Result<()> {
+    pub(super) async fn look_again(&self) -> Result<()> {
         let mut connection = self.pool.acquire().await?;
         notify(&mut connection, Event::JobsWaiting).await
     }

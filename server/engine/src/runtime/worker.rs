@@ -8,7 +8,7 @@ use crate::context::JobContext;
 use crate::core::Core;
 use crate::stop::{Stop, StopReason};
 use crate::{backup, collect, errors, inventory, reconcile, restore, retain, verify, words};
-use db::{Event, Job, Lease, LeaseLimits, Outcome};
+use db::{Event, Job, Lease, LeaseLimits, Outcome, WorkerKind};
 use domain::job::{Disposition, JobError, JobKind, LogLevel};
 use domain::schedule::outcome;
 use futures_util::FutureExt;
@@ -57,7 +57,7 @@ impl Pool {
 
     /// Leases and starts jobs until the pool stops.
     pub async fn lease_jobs(self: Arc<Self>) {
-        let limits = LeaseLimits { copies_total: self.core.config.max_transfers };
+        let limits = LeaseLimits { copies: self.core.config.max_transfers };
         // The process too, for the operator; the name alone says whose lives a start may end.
         let name = format!("{}/{}", self.core.config.worker_name, std::process::id());
         while let Some(slot) = self.next_slot().await {
@@ -222,7 +222,16 @@ async fn tell(ctx: &JobContext, ending: &Ending) {
             let text = format!("Attempt {attempt} of {max} failed: {error} Next attempt in {pause}.");
             ctx.log(LogLevel::Warning, &text).await;
         }
-        Ending::Release => ctx.info("The server stops; this goes on after its next start.").await,
+        Ending::Release => ctx.info(stop_words(ctx.config().worker_kind)).await,
+    }
+}
+
+const fn stop_words(kind: WorkerKind) -> &'static str {
+    match kind {
+        WorkerKind::Server => "The server stops; this goes on after its next start, or by another worker.",
+        WorkerKind::Worker => {
+            "The worker stops; another one goes on with this, or it does itself after its next start."
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 const TOKEN_BYTES: usize = 32;
-/// Longer cookies are not looked at.
+/// Longer cookies and bearer tokens are not looked at.
 const TOKEN_LENGTH_MAX_CHARS: usize = 200;
 
 /// 256 random bits as text.
@@ -25,6 +25,14 @@ pub fn hash(token: &str) -> [u8; 32] {
 /// Compares without telling by time where two texts differ.
 pub fn same(left: &str, right: &str) -> bool {
     left.as_bytes().ct_eq(right.as_bytes()).into()
+}
+
+/// The token that a program shows (`Authorization: Bearer …`).
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (scheme, token) = given?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_LENGTH_MAX_CHARS).then_some(token)
 }
 
 /// Value of a cookie.

@@ -18,12 +18,9 @@ use db::views::{self, Metrics, Protection};
 use domain::job::{JobKind, JobState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq as _;
 
 /// Name of the setting that holds the token's hash.
 const SETTING: &str = "metrics_token";
-/// Longer headers are not looked at.
-const HEADER_BYTES_MAX: usize = 200;
 
 /// What is kept of the token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,12 +79,9 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result {
 }
 
 async fn is_open(app: &App, headers: &HeaderMap) -> Result<bool> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.filter(|value| value.len() <= HEADER_BYTES_MAX).and_then(|value| value.split_once(' '));
-    let Some((_, token)) = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else { return Ok(false) };
+    let Some(token) = tokens::bearer(headers) else { return Ok(false) };
     let Some(stored) = stored(app).await? else { return Ok(false) };
-    let hash = hex::encode(tokens::hash(token.trim()));
-    Ok(hash.as_bytes().ct_eq(stored.sha256.as_bytes()).into())
+    Ok(tokens::same(&hex::encode(tokens::hash(token)), &stored.sha256))
 }
 
 fn refused() -> Response {

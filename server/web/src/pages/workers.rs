@@ -195,8 +195,7 @@ pub async fn enrol(State(app): State<App>, headers: HeaderMap, body: Bytes) -> R
         response.extensions_mut().insert(Bare);
         response
     };
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
+    let Some(token) = tokens::bearer(&headers) else {
         return said(StatusCode::UNAUTHORIZED, &db::Error::WorkerToken.to_string());
     };
     let coming: Option<Coming> = (body.len() <= COMING_BYTES_MAX).then(|| serde_json::from_slice(&body).ok()).flatten();

@@ -51,6 +51,11 @@ async fn a_worker_is_added_drained_and_removed() {
     assert!(admin.get("/workers").await.body.contains("Drained"));
     admin.post(&format!("/workers/{worker}/resume"), &[]).await;
     assert!(!admin.get("/workers").await.body.contains("Drained"));
+    let page = admin.post(&format!("/workers/{worker}/replace"), &[]).await.ok();
+    let secret = page.split("--token=").nth(1).unwrap().split('.').next().unwrap().to_owned();
+    let newer = enrol(&world, &secret, "whatever").await.ok();
+    let newer = db::Enrolment::from_json(&newer).unwrap();
+    assert!(newer.name == "b-1" && newer.account != enrolment.account, "it takes the other's place");
     let refused = admin.post(&format!("/workers/{own}/remove"), &[]).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST, "a server at work stays");
     admin.post(&format!("/workers/{worker}/remove"), &[]).await;
